@@ -1,0 +1,1 @@
+"""Sluice composes and decomposes Flux sources into ExternalArtifacts."""

@@ -1,0 +1,1 @@
+"""The pure core: specs and source trees in; plans, trees and bytes out."""
