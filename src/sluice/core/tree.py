@@ -92,9 +92,9 @@ class Link(Struct, frozen=True, eq=False, gc=False):
 
 
 class Directory(Struct, frozen=True, eq=False):
-    """A directory and all below it; `entries` are in byte order.
+    r"""A directory and all below it; `entries` are in byte order.
 
-    `digest` is the sha256 of ``<mode> <hex digest> <name>\\0`` for each entry (design, section 5),
+    `digest` is the sha256 of ``<mode> <hex digest> <name>\0`` for each entry (design, section 5),
     so equal digests mean equal trees. `files` and `size` count everything below; `has_links` tells
     whether a link is among it.
     """
