@@ -242,9 +242,10 @@ class _Open:
                 return opened
 
     def finish(self) -> Directory:
-        return Directory.of_entries(
-            {name: entry.finish() if isinstance(entry, _Open) else entry for name, entry in self.entries.items()}
-        )
+        entries: dict[str, Entry] = {}
+        for name, entry in self.entries.items():
+            entries[name] = entry.finish() if isinstance(entry, _Open) else entry
+        return Directory.of_entries(entries)
 
 
 class Staging:
@@ -281,35 +282,46 @@ class Staging:
             here = here.entries.get(name)
         return isinstance(here, (_Open, Directory))
 
-    def put(self, path: str, entry: File | Directory) -> None:
+    def put(self, path: str, entry: File | Directory, *, ignore_empty: bool = False) -> None:
         """Place a file, replacing one, or a directory, united with one.
 
-        Raises `PathConflict` where a file meets a directory, at the path or above it.
+        Raises `PathConflict` where a file meets a directory, at the path or above it. With
+        `ignore_empty` an empty directory that meets a file is passed over instead.
         """
         if not path:
             if isinstance(entry, File):
                 raise PathConflict(".")
-            self._unite(self._root, entry, "")
+            self._unite(self._root, entry, "", ignore_empty)
             return
         *parents, name = path.split("/")
         here = self._root
         for depth, parent in enumerate(parents, 1):
             here = here.child(parent, "/".join(parents[:depth]))
-        self._place(here, name, entry, path)
+        self._place(here, name, entry, path, ignore_empty)
 
-    def _place(self, parent: _Open, name: str, entry: File | Directory, path: str) -> None:
+    def _place(self, parent: _Open, name: str, entry: File | Directory, path: str, ignore_empty: bool) -> None:
         there = parent.entries.get(name)
         if there is None or (isinstance(entry, File) and isinstance(there, File)):
             parent.entries[name] = entry
         elif isinstance(entry, File) or isinstance(there, File):
-            raise PathConflict(path)
+            if not (ignore_empty and isinstance(entry, Directory) and not entry.entries):
+                raise PathConflict(path)
         elif isinstance(there, _Open) or there.digest != entry.digest:
-            self._unite(parent.child(name, path), entry, path)
+            self._unite(parent.child(name, path), entry, path, ignore_empty)
 
-    def _unite(self, directory: _Open, other: Directory, path: str) -> None:
+    def _unite(self, directory: _Open, other: Directory, path: str, ignore_empty: bool) -> None:
         for name, entry in other.entries.items():
             assert not isinstance(entry, Link)
-            self._place(directory, name, entry, f"{path}/{name}" if path else name)
+            self._place(directory, name, entry, f"{path}/{name}" if path else name, ignore_empty)
+
+    def remove(self, path: str) -> None:
+        """Take away the file at a path, if there is one."""
+        *parents, name = path.split("/")
+        if isinstance(self.find(path), File):
+            here = self._root
+            for parent in parents:
+                here = here.child(parent, path)
+            del here.entries[name]
 
     def finish(self) -> Directory:
         """The tree as it is now; digests what was opened."""
