@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 Object = dict[str, Any]
 
+JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
@@ -30,17 +31,17 @@ class Client:
         self._tls = ssl.create_default_context(cafile=str(authority))
         self._token = token
 
-    def call(self, method: str, path: str, body: Any = None, *, content_type: str = "application/json") -> Any:
+    def call(self, method: str, path: str, body: Any = None, *, content_type: str = JSON, accept: str = JSON) -> Any:
         """Send a request and return the decoded answer, text where it is not JSON."""
         connection = http.client.HTTPSConnection(self._address, context=self._tls, timeout=30)
         try:
-            headers = {"Authorization": f"Bearer {self._token}", "Content-Type": content_type}
+            headers = {"Authorization": f"Bearer {self._token}", "Content-Type": content_type, "Accept": accept}
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             response = connection.getresponse()
             text = response.read()
         finally:
             connection.close()
-        is_json = response.headers.get_content_type() == "application/json"
+        is_json = response.headers.get_content_type() == JSON
         answer = json.loads(text) if is_json else text.decode()
         if response.status >= 400:
             raise Refused(response.status, answer)
