@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sluice.core import tar
+from sluice.core import tar, untar
 from sluice.core.compose import compose
 from sluice.core.dialect import DIALECTS, Dialect, DialectName
 from sluice.core.errors import BuildError, Code, SluiceError, SpecError
@@ -95,7 +95,7 @@ def try_before_the_problem(
 
 
 def unpack(file: File) -> Directory:
-    return tar.read_archive(file.read(), DEFAULT_LIMITS, tar.EXTRACT)
+    return untar.read_archive(file.read(), rules=untar.EXTRACT)
 
 
 def read_generator(case: dict[str, Any]) -> ArtifactGenerator:
@@ -129,7 +129,7 @@ def read_artifact(spec: dict[str, Any]) -> ArtifactSpec:
 
 def read_source(source: dict[str, Any]) -> Directory:
     if "tgz" in source:
-        return tar.read_archive(base64.b64decode(source["tgz"]), DEFAULT_LIMITS, tar.SOURCE)
+        return untar.read_archive(base64.b64decode(source["tgz"]))
     root: dict[str, Any] = {}
     for node in source["tree"]:
         path = base64.b64decode(node["pb"]).decode("utf-8", "surrogateescape") if "pb" in node else node["p"]

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
+from sluice.core.automaton import State
 from sluice.core.dialect import Exclude, LeaveOut, clean, join
 from sluice.core.errors import BuildError, Code, LimitExceeded
-from sluice.core.glob import State
 from sluice.core.limits import Limits
 from sluice.core.plan import Copy, Recipe
 from sluice.core.spec import Strategy

@@ -13,10 +13,10 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from sluice.core import glob, merge
+from sluice.core import glob, merge, pattern
 from sluice.core.errors import BuildError, Code, Problem, SpecError
-from sluice.core.glob import Glob
 from sluice.core.limits import Limits
+from sluice.core.pattern import Glob
 from sluice.core.tree import EMPTY, Directory, Entry, Staging
 
 
@@ -143,8 +143,8 @@ def _literal(text: str) -> Selection:
 
 
 def _documented_select(text: str, limits: Limits) -> Selection:
-    if not glob.has_meta(text, glob.DOCUMENTED.meta):
-        return _literal(glob.unescape(text))
+    if not pattern.has_meta(text, pattern.DOCUMENTED.meta):
+        return _literal(pattern.unescape(text))
     directories_only, compiled, base = _documented_glob(text, limits)
 
     def expand(tree: Directory) -> Iterator[tuple[str, Entry]]:
@@ -156,8 +156,8 @@ def _documented_select(text: str, limits: Limits) -> Selection:
 
 
 def _documented_archives(text: str, limits: Limits) -> Selection:
-    if not glob.has_meta(text, glob.DOCUMENTED.meta):
-        return _literal(glob.unescape(text))
+    if not pattern.has_meta(text, pattern.DOCUMENTED.meta):
+        return _literal(pattern.unescape(text))
     directories_only, compiled, base = _documented_glob(text, limits)
 
     def expand(tree: Directory) -> Iterator[tuple[str, Entry]]:
@@ -171,15 +171,15 @@ def _documented_archives(text: str, limits: Limits) -> Selection:
 def _documented_glob(text: str, limits: Limits) -> tuple[bool, Glob, str]:
     if text.startswith("/") or ".." in text.split("/"):
         raise _escape(text, "source")
-    pattern, directories_only = glob.normalise(text)
-    compiled = glob.compile_glob(pattern, glob.DOCUMENTED, limits)
-    return directories_only, compiled, "/".join(glob.literal_prefix(pattern, glob.DOCUMENTED))
+    spelled, directories_only = pattern.normalise(text)
+    compiled = pattern.compile_glob(spelled, pattern.DOCUMENTED, limits)
+    return directories_only, compiled, "/".join(pattern.literal_prefix(spelled, pattern.DOCUMENTED))
 
 
 def _documented_exclude(text: str, limits: Limits) -> Exclude:
-    pattern, directories_only = glob.normalise(text)
-    compiled = glob.compile_glob(pattern, glob.DOCUMENTED, limits)
-    return Exclude(compiled, "/" not in pattern, directories_only)
+    spelled, directories_only = pattern.normalise(text)
+    compiled = pattern.compile_glob(spelled, pattern.DOCUMENTED, limits)
+    return Exclude(compiled, "/" not in spelled, directories_only)
 
 
 def _documented_target(text: str, limits: Limits) -> str:
@@ -234,7 +234,7 @@ def _upstream_target(text: str, limits: Limits) -> str:
 def _upstream_select(text: str, limits: Limits) -> Selection:
     if _UPSTREAM_META.isdisjoint(text):
         return _literal(text)
-    compiled = glob.compile_glob(text, glob.PATH_MATCH, limits)
+    compiled = pattern.compile_glob(text, pattern.PATH_MATCH, limits)
     return Selection(
         path="/".join(compiled.prefix),
         base=_upstream_base(text),
@@ -247,7 +247,7 @@ def _upstream_select(text: str, limits: Limits) -> Selection:
 def _upstream_archives(text: str, limits: Limits) -> Selection:
     if _UPSTREAM_META.isdisjoint(text):
         return _literal(text)
-    compiled = glob.compile_glob(text, glob.DOUBLESTAR_PATHS, limits)
+    compiled = pattern.compile_glob(text, pattern.DOUBLESTAR_PATHS, limits)
 
     def expand(tree: Directory) -> Iterator[tuple[str, Entry]]:
         for path in glob.expand_doublestar(tree, text, limits):
@@ -264,7 +264,7 @@ def _upstream_base(text: str) -> str:
 
 
 def _upstream_exclude(text: str, limits: Limits) -> Exclude:
-    return Exclude(glob.compile_glob(text, glob.DOUBLESTAR, limits), anywhere="/" not in text)
+    return Exclude(pattern.compile_glob(text, pattern.DOUBLESTAR, limits), anywhere="/" not in text)
 
 
 def _upstream_file(staging: Staging, to: str, name: str) -> str:
@@ -272,7 +272,7 @@ def _upstream_file(staging: Staging, to: str, name: str) -> str:
     if to.startswith("/"):
         raise BuildError(f"'{to}' leads out of the artifact", Code.ESCAPE)
     if to.endswith("/") or not to or _is_directory(staging, to):
-        path = clean(f"{to}/{name}")
+        path = clean(join(to, name))
         if path is None:
             raise BuildError(f"'{to}' leads out of the artifact", Code.ESCAPE)
         return path
@@ -306,6 +306,8 @@ def _resolve(staging: Staging, path: str, made: str = "") -> str:
             here.pop()
         elif part not in ("", "."):
             here.append(part)
+    if name == ".." and not here:
+        raise BuildError(f"'{path}' leads out of the artifact", Code.ESCAPE)
     if name in ("", ".", ".."):
         raise BuildError(f"'{path}' is a directory", Code.CONFLICT)
     return "/".join([*here, name])

@@ -16,7 +16,7 @@ from typing import Protocol, Self
 
 from msgspec import Struct
 
-from sluice.core.errors import BuildError, Code
+from sluice.core.errors import BuildError, Code, StorageError
 
 MAX_LINKS = 8
 """Links followed in one look-up, as in the peer (copy-semantics, section 2.1)."""
@@ -69,7 +69,7 @@ class File(Struct, frozen=True, eq=False, gc=False):
         """All of it; for files whose size was checked before."""
         data = self.content.read(self.offset, self.size)
         if len(data) != self.size:
-            raise BuildError("the source's cached bytes ended early", Code.INVALID_ARCHIVE)
+            raise StorageError("a cached source ended early")
         return data
 
     @property
