@@ -1,0 +1,1 @@
+"""The reconcile loop: observe, decide, act, report. It knows no Kubernetes client."""
