@@ -1,11 +1,13 @@
 """Run the examples of the documentation.
 
-A comment before a fenced block says what to do with it. ``<!-- run -->`` runs a `console` block (lines after ``$`` are
-commands, the others what they print) or a `python` block; ``<!-- run: exit 1 -->`` expects that exit code of the last
-command; ``<!-- file: NAME -->`` writes the block to a file. Blocks of a page run in order, in a copy of `examples/`.
-In expected output ``...`` stands for anything within a line, and alone on a line for any number of lines.
+A comment before a fenced block says what to do with it. ``<!-- run -->`` runs a `python` block, or a `console` block:
+lines after ``$`` are commands, lines after ``>`` go on with them, the others are what they print. ``<!-- run: exit 1 -->``
+expects that exit code of the last command; ``<!-- file: NAME -->`` writes the block to a file. The blocks of a page run
+in order, in one copy of `examples/`. In expected output ``...`` stands for anything within a line, and alone on a line
+for any number of lines.
 """
 
+import itertools
 import os
 import re
 import shutil
@@ -52,11 +54,12 @@ def blocks(text: str) -> list[Block]:
 
 
 def commands(body: str) -> Iterator[tuple[str, str]]:
-    """Each command of a console block with what it prints; a line after a backslash continues the command."""
+    """Each command of a console block with what it prints."""
     for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
-        command = re.match(r"(?:.*\\\n)*.*\n", part)
-        assert command
-        yield command[0].rstrip("\n"), part[command.end() :]
+        first, *rest = part.splitlines(keepends=True)
+        more = list(itertools.takewhile(lambda line: line.startswith("> "), rest))
+        command = first + "".join(line.removeprefix("> ") for line in more)
+        yield command.rstrip("\n"), "".join(rest[len(more) :])
 
 
 def fits(expected: str, printed: str) -> bool:
@@ -171,7 +174,7 @@ sluice
 $ cat sub/name.txt
 sluice
 $ echo one \\
-    two
+>   two
 one three
 ```
 
@@ -183,7 +186,7 @@ one three
 
     problems = [problem for block in blocks(page) for problem in try_block(block, directory)]
 
-    assert problems == ["$ echo one \\\n    two\nexit code 0, printed:\none two\n\nexpected:\none three\n"]
+    assert problems == ["$ echo one \\\n  two\nexit code 0, printed:\none two\n\nexpected:\none three\n"]
 
 
 def test_a_mark_without_a_block_is_an_error() -> None:
