@@ -1,10 +1,10 @@
 """Run the examples of the documentation.
 
 A comment before a fenced block says what to do with it. ``<!-- run -->`` runs a `python` block, or a `console` block:
-lines after ``$`` are commands, lines after ``>`` go on with them, the others are what they print. ``<!-- run: exit 1 -->``
-expects that exit code of the last command; ``<!-- file: NAME -->`` writes the block to a file. The blocks of a page run
-in order, in one copy of `examples/`. In expected output ``...`` stands for anything within a line, and alone on a line
-for any number of lines.
+lines after ``$`` are commands, lines after ``>`` go on with them, the others are what they print. ``<!-- run: exit 1
+-->`` expects that exit code of the last command; ``<!-- file: NAME -->`` writes the block to a file. The blocks of a
+page run in order, in one copy of `examples/`. In expected output ``...`` stands for anything within a line, and alone
+on a line for any number of lines.
 """
 
 import itertools
