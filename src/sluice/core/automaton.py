@@ -2,7 +2,7 @@
 
 A pattern is a row of tokens, and a position in it says "so far everything up to here matched". The
 state of a walk is a set of positions, kept as the bits of an integer, and a character moves all of
-them at once. What a state does on a character or a name is remembered, so a walk mostly follows
+them at once. What a state does on a character is remembered, so a walk mostly follows
 links from state to state. There is no backtracking: a character costs at most a few operations on
 integers as wide as all patterns together, whatever the patterns and the names are.
 """
@@ -60,17 +60,17 @@ class Alternative(Struct, frozen=True):
 class State:
     """How far a walk has come. Only the automaton that it came from can tell what it means."""
 
-    __slots__ = ("bits", "end", "moves", "names")
+    __slots__ = ("bits", "end", "moves")
 
     def __init__(self, bits: int, end: End) -> None:
         self.bits = bits
         self.end = end
         self.moves: dict[str, State] = {}
-        self.names: dict[str, State] = {}
 
 
-_ROOM = 50_000
-"""Moves that one automaton remembers before it forgets them all; a state counts for its width."""
+_ROOM = 8 << 20
+"""Bytes of moves and states, roughly, that one automaton remembers before it forgets them all."""
+_MOVE_SIZE = 128
 
 
 class Automaton:
@@ -111,13 +111,9 @@ class Automaton:
 
     def step(self, state: State, name: str) -> State:
         """The state after going down into the child `name`."""
-        found = state.names.get(name)
-        if found is None:
-            found = self._run(self._move(state, "/"), name)
-            if found.end is End.NONE and not self._move(found, "/").bits:
-                found = self._dead
-            self._spend(1)
-            state.names[name] = found
+        found = self._run(self._move(state, "/"), name)
+        if found.end is End.NONE and not self._move(found, "/").bits:
+            return self._dead
         return found
 
     def accepts(self, state: State) -> bool:
@@ -154,7 +150,9 @@ class Automaton:
             bits |= (bits & self._enter) << 1
             loops = self._loops_at_slash if char == "/" else self._loops
             found = self._state((bits & self._leading_on(char)) << 1 | bits & loops)
-            self._spend(1)
+            self._room -= _MOVE_SIZE
+            if self._room < 0:
+                self._forget()
             state.moves[char] = found
         return found
 
@@ -175,19 +173,17 @@ class Automaton:
     def _state(self, bits: int) -> State:
         found = self._states.get(bits)
         if found is None:
-            self._spend(1 + bits.bit_length() // 512)
+            self._room -= _MOVE_SIZE + bits.bit_length() // 8
             end = End.ANY if bits & self._ends_any else End.DIRECTORY if bits & self._ends_directory else End.NONE
             found = self._states[bits] = State(bits, end)
         return found
 
-    def _spend(self, room: int) -> None:
-        self._room -= room
-        if self._room < 0:
-            self._room = _ROOM
-            states, self._states = self._states, {0: self._dead, self.start.bits: self.start}
-            for state in list(states.values()):
-                state.moves.clear()
-                state.names.clear()
+    def _forget(self) -> None:
+        states = list(self._states.values())
+        self._states = {0: self._dead, self.start.bits: self.start}
+        self._room = _ROOM
+        for state in states:
+            state.moves.clear()
 
 
 def _mask_of(positions: Sequence[int], width: int) -> int:

@@ -8,45 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sluice.core.automaton import State
 from sluice.core.errors import BuildError
 from sluice.core.limits import Limits
-from sluice.core.pattern import (
-    DOCUMENTED,
-    DOUBLESTAR,
-    DOUBLESTAR_PATHS,
-    PATH_MATCH,
-    BadPattern,
-    Glob,
-    Grammar,
-    compile_glob,
-    compile_globs,
-    has_meta,
-    literal_prefix,
-    normalise,
-    split_components,
-    unescape,
-)
+from sluice.core.pattern import DOUBLESTAR_PATHS, Glob, compile_glob, split_components
 from sluice.core.tree import Directory, Entry, File, Link, encode_name
-
-__all__ = [
-    "DOCUMENTED",
-    "DOUBLESTAR",
-    "DOUBLESTAR_PATHS",
-    "PATH_MATCH",
-    "BadPattern",
-    "Glob",
-    "Grammar",
-    "State",
-    "compile_glob",
-    "compile_globs",
-    "expand",
-    "expand_doublestar",
-    "has_meta",
-    "literal_prefix",
-    "normalise",
-    "unescape",
-]
 
 
 def expand(tree: Directory, glob: Glob, *, inside: bool = False) -> Iterator[tuple[str, Entry]]:

@@ -7,7 +7,8 @@ exclude list, become one automaton (`sluice.core.automaton`), so a list costs wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -34,27 +35,25 @@ class Grammar(Struct, frozen=True):
     """What makes a component more than a name, unless escaped."""
     negations: str
     """What negates a class when it comes first in it."""
-    braces: bool
+    braces: bool = False
     """`{a,b}` stands for alternatives, `**` as a whole component for any number of components."""
-    strict_classes: bool
+    strict_classes: bool = False
     """An unescaped `-` or `]` in the place of a class member is an error."""
-    spanning: bool
+    spanning: bool = False
     """The pattern is matched against whole paths as text: a class may match `/`."""
-    shielding: bool
+    shielding: bool = False
     """A comma or brace inside a class belongs to the class, even within braces."""
-    follows: bool
+    follows: bool = False
     """`**` passes through links to directories."""
 
 
-PATH_MATCH = Grammar("*?[", "^", braces=False, strict_classes=True, spanning=False, shielding=False, follows=True)
+PATH_MATCH = Grammar("*?[", "^", strict_classes=True)
 """The peer's `from` for Overwrite and Merge."""
-DOUBLESTAR = Grammar("*?[{", "^!", braces=True, strict_classes=False, spanning=True, shielding=False, follows=True)
+DOUBLESTAR = Grammar("*?[{", "^!", braces=True, spanning=True)
 """The peer's excludes."""
-DOUBLESTAR_PATHS = Grammar(
-    "*?[{", "^!", braces=True, strict_classes=False, spanning=False, shielding=False, follows=True
-)
-"""The peer's `from` for Extract; see `expand_doublestar`."""
-DOCUMENTED = Grammar("*?[{", "^!", braces=True, strict_classes=False, spanning=False, shielding=True, follows=False)
+DOUBLESTAR_PATHS = Grammar("*?[{", "^!", braces=True, follows=True)
+"""The peer's `from` for Extract; see `glob.expand_doublestar`."""
+DOCUMENTED = Grammar("*?[{", "^!", braces=True, shielding=True)
 """Globs and excludes of the documented dialect; give it what `normalise` returns."""
 
 
@@ -109,8 +108,10 @@ def _class_at(text: str, at: int, grammar: Grammar) -> tuple[CharClass, int]:
         if text[at : at + 1] == "\\":
             at += 1
         char = text[at : at + 1]
-        if not char or (char == "/" and not grammar.spanning):
+        if not char:
             raise _Malformed("class is not closed")
+        if char == "/" and not grammar.spanning:
+            raise _Malformed("class is not closed before '/'")
         return char, at + 1
 
     at += 1
@@ -129,6 +130,8 @@ def _class_at(text: str, at: int, grammar: Grammar) -> tuple[CharClass, int]:
                 raise _Malformed("'-' in a class needs a '\\' before it")
             if text[at + 1 : at + 2] not in ("", "]"):
                 high, at = member(at + 1)
+                # The peer's doublestar looks at the low end by itself first: `[c-a]` matches `c`.
+                high = high if grammar.strict_classes else max(low, high)
         ranges.append((low, high))
     return CharClass(tuple(ranges), negated, slash=grammar.spanning), at + 1
 
@@ -297,22 +300,22 @@ def _check_braces(text: str) -> None:
         raise _Malformed("'{' is not closed")
 
 
-def _alternatives(text: str, grammar: Grammar, limits: Limits) -> Iterator[Alternative]:
+def _alternatives(text: str, grammar: Grammar, limits: Limits) -> list[Alternative]:
     if len(text) > limits.pattern_length:
         raise BadPattern(f"pattern is {len(text)} characters long (limit: {limits.pattern_length}, pattern_length)")
     if grammar.spanning:
-        yield from _exclude_alternatives(text, grammar, limits)
-        return
+        return _exclude_alternatives(text, grammar, limits)
     flat = [text]
     if grammar.braces:
         _check_braces(text)
         flat = _expand_braces(text, grammar, limits.pattern_alternatives)
-    for each in flat:
-        each = _without_dot(each)
-        alternative = _read(each, grammar)
-        # A tree has no such names; this also keeps a walk from looking for them.
-        if {"", ".", ".."}.isdisjoint(each.split("/")):
-            yield alternative
+    flat = list(map(_without_dot, flat))
+    # A tree has no empty or dotted names; without such alternatives a walk does not look for them.
+    return [
+        alternative
+        for each, alternative in [(each, _read(each, grammar)) for each in flat]
+        if {"", ".", ".."}.isdisjoint(each.split("/"))
+    ]
 
 
 def _without_dot(text: str) -> str:
@@ -321,25 +324,25 @@ def _without_dot(text: str) -> str:
     return rest if dot == "." and has_meta(rest.partition("/")[0], "*?[\\") else text
 
 
-def _exclude_alternatives(text: str, grammar: Grammar, limits: Limits) -> Iterator[Alternative]:
+def _exclude_alternatives(text: str, grammar: Grammar, limits: Limits) -> list[Alternative]:
     """Alternatives of an exclude, valid where the peer finds it so.
 
-    The peer tries an exclude on the text `.` and refuses what fails there. So what follows an
-    alternative that matches `.` is not looked at, and a negated class with a `.` in it is left
-    behind in the middle, its rest taken for a pattern.
+    The peer tries an exclude on the text `.` and refuses what fails there. So nothing after an
+    alternative that matches `.` is looked at, and a negated class with a `.` in it is left behind
+    in the middle, its rest taken for a pattern.
     """
-    matches_dot = False
+    alternatives: list[Alternative] = []
     for each in _expand_braces(text, grammar, limits.pattern_alternatives):
         try:
             alternative = _read(each, grammar)
-            if each[:2] in ("[^", "[!") and not matches_dot and "." in each:
-                _check_braces(each[each.index(".") + 1 :])
+            if each.startswith(("[^", "[!")):
+                _check_braces(each.partition(".")[2])
         except _Malformed:
-            if matches_dot:
-                return
+            if Glob(text, grammar, alternatives).matches("."):
+                break
             raise
-        matches_dot = matches_dot or Glob(each, grammar, [alternative]).matches(".")
-        yield alternative
+        alternatives.append(alternative)
+    return alternatives
 
 
 # Patterns
@@ -352,13 +355,13 @@ def compile_glob(text: str, grammar: Grammar, limits: Limits) -> Glob:
 
 def compile_globs(texts: Sequence[str], grammar: Grammar, limits: Limits) -> Glob:
     """Compile patterns to one that matches where any of them does, at the price of one."""
-    alternatives: dict[Alternative, None] = {}
+    alternatives: list[Alternative] = []
     for text in texts:
         try:
-            alternatives.update(dict.fromkeys(_alternatives(text, grammar, limits)))
+            alternatives += _alternatives(text, grammar, limits)
         except _Malformed as error:
             raise BadPattern.malformed(text, str(error)) from None
-    return Glob(", ".join(texts), grammar, list(alternatives))
+    return Glob(", ".join(texts), grammar, list(dict.fromkeys(alternatives)))
 
 
 def has_meta(text: str, characters: str) -> bool:
@@ -373,13 +376,7 @@ def has_meta(text: str, characters: str) -> bool:
 
 def unescape(text: str) -> str:
     r"""The text that a pattern without meta characters matches: `\x` is `x`."""
-    head, *others = text.split("\\")
-    plain = [head]
-    while others:
-        part = others.pop(0)
-        # Two in a row stand for one.
-        plain.append(part if part or not others else "\\" + others.pop(0))
-    return "".join(plain)
+    return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
 
 
 def literal_prefix(text: str, grammar: Grammar) -> tuple[str, ...]:
