@@ -80,7 +80,7 @@ def find(name: str) -> Path:
         return Path(named)
     directory = _cached(name)
     if _missing(directory, tools):
-        raise Unavailable("nothing is built yet ('make envtest' does it once, in about 6 minutes)")
+        raise Unavailable("nothing is built yet ('make envtest' does it once, and takes minutes)")
     return directory
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.envtest.build import CONTROL_PLANE, Unavailable, find
+from tests.envtest.build import CONTROL_PLANE, HELM, Unavailable, find
 from tests.envtest.server import ControlPlane, read_definitions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -26,16 +26,21 @@ def definition_files() -> list[Path]:
     return ours + (real if all(path.exists() for path in real) else stand_ins)
 
 
+def programs(name: str) -> Path:
+    """The directory of a set of programs; skips the test where they are not built."""
+    try:
+        return find(name)
+    except Unavailable as reason:
+        pytest.skip(f"cluster tests need programs that are not ours ({name}): {reason}")
+
+
 @contextmanager
 def start_control_plane() -> Iterator[ControlPlane]:
     """A control plane of your own for one block; skips the test where there are no programs for it."""
-    try:
-        programs = find(CONTROL_PLANE)
-    except Unavailable as reason:
-        pytest.skip(f"cluster tests need a Kubernetes API server: {reason}")
+    binaries = programs(CONTROL_PLANE)
     directory = Path(tempfile.mkdtemp(prefix="sluice-envtest-"))
     try:
-        with ControlPlane(programs, directory, read_definitions(definition_files())) as plane:
+        with ControlPlane(binaries, directory, read_definitions(definition_files())) as plane:
             yield plane
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -54,3 +59,9 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
     name = control_plane.namespace()
     yield name
     control_plane.clear(name)
+
+
+@pytest.fixture(scope="session")
+def helm() -> Path:
+    """The Helm program."""
+    return programs(HELM) / "helm"

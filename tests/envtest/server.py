@@ -76,10 +76,6 @@ class ControlPlane:
     def kubeconfig(self) -> Path:
         return self.directory / "kubeconfig"
 
-    @property
-    def client(self) -> Client:
-        return Client(self.url, self._authority.certificate, self._token)
-
     def user(self, name: str, *groups: str) -> Path:
         """Write the kubeconfig of a user with a client certificate, who may do what RBAC rules of yours allow."""
         pair = self._authority.issue(name, groups=groups)
@@ -101,6 +97,7 @@ class ControlPlane:
         self._signal("kube-apiserver", signal.SIGKILL)
 
     def restart(self) -> None:
+        """Crash the API server and start it again."""
         self.kill()
         self.start()
 
@@ -137,6 +134,7 @@ class ControlPlane:
         pki.new_key(self.directory / "accounts.key")
         (self.directory / "tokens.csv").write_text(f'{self._token},admin,admin,"system:masters"\n')
         self._write_kubeconfig(self.kubeconfig, {"token": self._token})
+        self.client = Client(self.url, self._authority.certificate, self._token)
 
     def _api_server_flags(self) -> list[str]:
         flags = {
@@ -231,7 +229,8 @@ def _remove(client: Client, path: str) -> None:
 
 
 def _free_port() -> int:
-    for port in random.sample(PORTS, 100):
+    # Not the generator that tests seed: two runs at once must not look at the same ports.
+    for port in random.SystemRandom().sample(PORTS, 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
