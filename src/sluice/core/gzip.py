@@ -99,5 +99,5 @@ class _GzipMember:
                     break
                 data = b""
         except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub declares an instance
-            raise InvalidArchive(f"archive is damaged: gzip: {str(error).partition(' ')[2].lower()}") from error
+            raise InvalidArchive(f"archive is damaged: gzip: {str(error).split(' ', 2)[-1].lower()}") from error
         self.rest = decoder.unused_data

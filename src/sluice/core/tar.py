@@ -91,7 +91,7 @@ def write_archive(tree: Directory, out: IO[bytes], algorithms: Sequence[str] = (
 def tar_stream(tree: Directory) -> Iterator[bytes]:
     """The tar stream of a tree without links, in slices of about `SLICE` bytes.
 
-    Raises `BuildError` where a content is shorter than its file says.
+    Raises `StorageError` where a content is shorter than its file says.
     """
     parts = [_header(b".", _AS_DIRECTORY, 0)]
     pending = BLOCK

@@ -96,9 +96,10 @@ class Stream:
         header = self.take(BLOCK)
         if header == ZEROS:
             header = self.take(BLOCK)
-            if header not in (b"", ZEROS):
-                raise InvalidArchive(f"archive is damaged: one zero block alone before byte {self.offset}")
-            return None
+            if header == ZEROS:
+                return None
+            if len(header) == BLOCK:
+                raise InvalidArchive(f"archive is damaged: one zero block alone before byte {self.offset - BLOCK}")
         if not header:
             return None
         if len(header) < BLOCK:
@@ -233,7 +234,7 @@ class _Extended:
         mode = _number(header[100:108])
         if mode & 0o170000 not in (0, type_bits):
             refuse(name, f"whose mode {mode:o} is of another type of entry")
-        if header[108:148].translate(None, b"01234567 \0") or not header[329:345].isalnum():
+        if (header[108:148] + header[329:345]).translate(None, b"01234567 \0"):
             _check_numbers(header)
         if records:
             size = _corrected_size(name, records, size)
@@ -265,13 +266,16 @@ _RECORD_VALUES = {
     b"gid": re.compile(rb"([+-]?[0-9]+)?"),
     b"path": re.compile(rb"[^\0]*"),
     b"linkpath": re.compile(rb"[^\0]*"),
-    b"mtime": re.compile(rb"([+-]?[0-9]+(\.[0-9]*)?)?"),
+    **dict.fromkeys((b"mtime", b"atime", b"ctime"), re.compile(rb"([+-]?[0-9]+(\.[0-9]*)?)?")),
 }
+# What changes an entry; the rest is checked and forgotten, so that records take no memory.
+_RECORDS = frozenset((b"path", b"linkpath", b"size"))
+_SPARSE = b"GNU.sparse."
 _RECORD_LENGTH = re.compile(rb"([0-9]{1,7}) ")
 
 
 def _parse_records(body: bytes) -> dict[bytes, bytes]:
-    r"""The records of a PAX header: ``<length> <key>=<value>\n``, the length that of all of it."""
+    r"""What the records of a PAX header change: ``<length> <key>=<value>\n``, the length that of it all."""
     records = {}
     at = 0
     while at < len(body):
@@ -283,13 +287,16 @@ def _parse_records(body: bytes) -> dict[bytes, bytes]:
             raise InvalidArchive("archive is damaged: malformed PAX header")
         if (form := _RECORD_VALUES.get(key)) and not form.fullmatch(value):
             raise InvalidArchive(f"archive is damaged: PAX header with {key.decode()} '{show(value)}'")
-        records[key] = value
+        if key in _RECORDS:
+            records[key] = value
+        elif key.startswith(_SPARSE):
+            records[_SPARSE] = value
         at = end
     return records
 
 
 def _corrected_size(name: bytes, records: Mapping[bytes, bytes], size: int) -> int:
-    if any(key.startswith(b"GNU.sparse.") for key in records):
+    if _SPARSE in records:
         refuse(name, "a sparse file (files and directories only)")
     size = int(records.get(b"size") or size)
     if size > _MAX_INT:
