@@ -35,6 +35,7 @@ class InvalidYaml(BuildError):
 
     def __init__(self, reason: str, line: int, column: int) -> None:
         super().__init__(f"line {line}, column {column}: {reason}", Code.INVALID_YAML)
+        self.reason = reason
         self.line = line
         self.column = column
 
@@ -92,26 +93,37 @@ def parse(data: bytes, limits: Limits = DEFAULT_LIMITS) -> list[Node]:
 
     Raises `InvalidYaml` for what is no YAML in UTF-8, and `LimitExceeded`.
     """
+    return list(documents(data, limits))
+
+
+def documents(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Iterator[Node]:
+    """The same one by one: what follows a document is read only when the next one is asked for."""
     _check_bytes(data, limits)
     composer = _Composer(limits)
     try:
         for event in pyyaml.parse(data, Loader=LOADER):
             composer.take(event)
+            if isinstance(event, pyyaml.DocumentEndEvent):
+                yield composer.root
     except pyyaml.reader.ReaderError as error:
         raise _unreadable(data, error) from error
     except pyyaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         raise InvalidYaml(error.problem or "not YAML", line, column) from error
-    return composer.documents
 
 
 _TAG_DIRECTIVE = re.compile(rb"(?:\A|[\r\n]|\xc2\x85|\xe2\x80[\xa8\xa9])%TAG")
 
 
-def _check_bytes(data: bytes, limits: Limits) -> None:
+def check_size(data: bytes, limits: Limits) -> None:
+    """Raise `LimitExceeded` for a file that is too large to be parsed."""
     if len(data) > limits.yaml_size:
         raise LimitExceeded(f"YAML of {len(data)} bytes", limits.yaml_size, "yaml_size")
+
+
+def _check_bytes(data: bytes, limits: Limits) -> None:
+    check_size(data, limits)
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InvalidYaml("not UTF-8 but UTF-16", 1, 1)
     # libyaml compares each of these with all before it.
@@ -151,7 +163,7 @@ class _Composer:
     """Builds nodes from events, without recursion, and keeps to the limits."""
 
     def __init__(self, limits: Limits) -> None:
-        self.documents: list[Node] = []
+        self.root: Node = Scalar("")
         self._limits = limits
         self._open: list[_Open] = []
         self._anchors: dict[str, Node | None] = {}
@@ -198,7 +210,7 @@ class _Composer:
         if anchor is not None:
             self._anchors[anchor] = node
         if not self._open:
-            self.documents.append(node)
+            self.root = node
             return
         parent = self._open[-1]
         parent.children.append(node)

@@ -147,8 +147,7 @@ _TAG_SAFE = "#;/?:@&=+$_.~*'()-"
 
 # --- spelling scalars as they were written ---------------------------------------------------------
 
-_NOT_PLAIN = re.compile(r"""[-?:](\s|$)|[,\[\]{}#&*!|>'"%@`]|\s""")
-_BREAKS_PLAIN = re.compile(r":(\s|$)|\s#|\s$")
+_PLAIN = re.compile(r"""(?![ \t,\[\]{}#&*!|>'"%@`]|[-?:](?:[ \t]|\Z))(?:[^:#]|:(?![ \t]|\Z)|(?<![ \t])#)*(?<![ \t])""")
 _UNPRINTABLE = re.compile("[^\t\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _ESCAPED = re.compile(f'["\\\\\n\t]|{_UNPRINTABLE.pattern}')
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
@@ -162,18 +161,16 @@ def _spell_as_written(scalar: Scalar, indent: int, _column: int, is_key: bool) -
         case "'" if not _BREAKS.search(text) and not _UNPRINTABLE.search(text):
             return "'" + text.replace("'", "''") + "'"
         case "|" if can_be_block(text):
-            return block_header("|", text) + _indented(text.removesuffix("\n"), indent)
+            return block_header("|", text) + indented(text.removesuffix("\n"), indent)
         case ">" if can_be_block(text):
-            return block_header(">", text) + _indented(_unfolded(text.removesuffix("\n")), indent)
+            return block_header(">", text) + indented(_unfolded(text.removesuffix("\n")), indent)
         case _:
             return double_quoted(text)
 
 
 def can_be_plain(text: str) -> bool:
     """Whether text can stand without quotes in block style; says nothing of its type then."""
-    return not (
-        _NOT_PLAIN.match(text) or _BREAKS_PLAIN.search(text) or _BREAKS.search(text) or _UNPRINTABLE.search(text)
-    )
+    return bool(_PLAIN.fullmatch(text)) and not _BREAKS.search(text) and not _UNPRINTABLE.search(text)
 
 
 def can_be_block(text: str) -> bool:
@@ -193,14 +190,15 @@ def _escape(char: str) -> str:
     return f"\\x{code:02X}" if code < 0x100 else f"\\u{code:04X}"
 
 
-def block_header(style: str, text: str) -> str:
-    """The line that opens a block scalar, with indentation and chomping as the text needs them."""
-    hint = str(STEP) if text.startswith((" ", "\t", "\n")) else ""
-    chomp = "+" if text.endswith("\n\n") else "" if text.endswith("\n") else "-"
+def block_header(style: str, text: str, hinted: str = " \t\n") -> str:
+    """The line that opens a block scalar; text that begins with one of `hinted` needs its indent told."""
+    hint = str(STEP) if text[0] in hinted else ""
+    chomp = "+" if text.endswith("\n\n") or text == "\n" else "" if text.endswith("\n") else "-"
     return f"{style}{hint}{chomp}\n"
 
 
-def _indented(text: str, indent: int) -> str:
+def indented(text: str, indent: int) -> str:
+    """The lines of a block scalar; empty ones stay empty."""
     return "\n".join(" " * indent + line if line else "" for line in text.split("\n"))
 
 
