@@ -12,14 +12,13 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
 from msgspec import Struct
 
-from sluice.content import Descriptor, FileContent, describe
-from sluice.core.errors import BuildError, Code, SourceError, StorageError
+from sluice.content import Descriptor, FileContent, cache_errors
+from sluice.core.errors import BuildError, Code, SourceError
 from sluice.core.gzip import SLICE
 from sluice.core.limits import DEFAULT_LIMITS, Limits
 from sluice.core.tar import HASHES
@@ -106,7 +105,7 @@ class UnpackedCache:
                 limit = self._limits.download_size
                 raise SourceError(f"archive is larger than {limit} bytes (limit: {limit}, download_size)", Code.LIMIT)
             hasher.update(chunk)
-            with _disk():
+            with cache_errors():
                 out.write(chunk)
         value = hasher.hexdigest()
         if expected not in (None, value):
@@ -116,7 +115,7 @@ class UnpackedCache:
         return f"{algorithm}:{value}"
 
     def _unpack(self, packed: IO[bytes], digest: str, rules: Rules) -> Unpacked:
-        with self._temporary() as out, _disk():
+        with self._temporary() as out, cache_errors():
             packed.seek(0)
             content = FileContent(Descriptor(os.dup(out.fileno())))
             tree = unpack(iter(lambda: packed.read(SLICE), b""), out, content, rules, self._limits)
@@ -124,7 +123,7 @@ class UnpackedCache:
             return Unpacked(tree, digest, out.tell())
 
     def _temporary(self) -> IO[bytes]:
-        with _disk():
+        with cache_errors():
             return tempfile.TemporaryFile(dir=self._directory)
 
     def _find(self, rules: Rules, digest: str) -> Unpacked | None:
@@ -146,19 +145,6 @@ class UnpackedCache:
             return known
 
 
-@contextmanager
-def _disk() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"source cache: {describe(error)}") from error
-
-
 def _slices(file: File) -> Iterator[bytes]:
-    at = 0
-    while at < file.size:
-        data = file.content.read(file.offset + at, min(SLICE, file.size - at))
-        if not data:
-            raise BuildError("the source's cached bytes ended early", Code.INVALID_ARCHIVE)
-        at += len(data)
-        yield data
+    for at in range(0, file.size, SLICE):
+        yield File(b"", min(SLICE, file.size - at), False, file.content, file.offset + at).read()

@@ -32,6 +32,15 @@ class Descriptor:
         os.close(self.number)
 
 
+@contextmanager
+def cache_errors() -> Iterator[None]:
+    """Report what the disk says while bytes are kept for later."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"source cache: {describe(error)}") from error
+
+
 class FileContent:
     """The bytes of an open file, which may have no name any more."""
 
@@ -41,10 +50,8 @@ class FileContent:
         self._file = file
 
     def read(self, offset: int, size: int) -> bytes:
-        try:
+        with cache_errors():
             return _read(self._file.number, offset, size)
-        except OSError as error:
-            raise StorageError(f"source cache: {describe(error)}") from error
 
 
 class LocalContent(Struct, frozen=True, eq=False, gc=False):
