@@ -12,8 +12,10 @@ import pytest
 
 from sluice.core import tar
 from sluice.core.errors import StorageError
+from sluice.core.gzip import SLICE, inflate
 from sluice.core.limits import DEFAULT_LIMITS
 from sluice.core.tree import Directory, File, MemoryContent, Staging
+from sluice.core.untar import EXTRACT, SOURCE, index, read_archive, unpack
 
 
 def stream(tree: Directory) -> bytes:
@@ -101,7 +103,12 @@ class TestWriting:
 
         assert member.name == path
         assert member.offset_data - member.offset == blocks * 512
-        assert tar.read_archive(gzip.compress(data)).find(path) is not None
+        assert read_archive(gzip.compress(data)).find(path) is not None
+
+    def test_a_cut_name_does_not_look_like_a_directory(self) -> None:
+        data = stream(Directory.of({"d" * 99 + "/" + "f" * 101: b""}))
+
+        assert data[-1536:-1436] == b"d" * 99 + b"\0"
 
     def test_a_size_beyond_the_field_is_a_record(self) -> None:
         huge = Staging()
@@ -125,14 +132,14 @@ class TestWriting:
     def test_large_files_are_streamed(self) -> None:
         content = Zeros()
         tree = Staging()
-        tree.put("large", File(b"", 5 * tar.SLICE + 1, False, content))
+        tree.put("large", File(b"", 5 * SLICE + 1, False, content))
         tree.put("small", File(b"", 100, False, content))
 
         slices = [len(data) for data in tar.tar_stream(tree.finish())]
 
-        assert max(content.sizes) == tar.SLICE
-        assert max(slices) < 2 * tar.SLICE
-        assert sum(slices) == 512 + 512 + 5 * tar.SLICE + 512 + 512 + 512 + 1024
+        assert max(content.sizes) == SLICE
+        assert max(slices) < 2 * SLICE
+        assert sum(slices) == 512 + 512 + 5 * SLICE + 512 + 512 + 512 + 1024
 
     def test_the_gzip_header_tells_nothing(self) -> None:
         assert archive(Directory.of({"a": b"a"}))[:10] == b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
@@ -166,7 +173,7 @@ class TestReading:
     )
     def test_archives_of_other_writers(self, form: int) -> None:
         files = [file for file in self.FILES if form != tarfile.USTAR_FORMAT or len(file[0]) <= 100]
-        tree = tar.read_archive(made_by_tarfile(files, form))
+        tree = read_archive(made_by_tarfile(files, form))
 
         expected = Staging()
         for name, data, mode in files:
@@ -178,7 +185,7 @@ class TestReading:
     def test_files_say_where_in_the_stream_they_are(self) -> None:
         data = stream(Directory.of({"a": b"first", "b": b"second"}))
 
-        tree = tar.index([data], MemoryContent(data), tar.SOURCE, DEFAULT_LIMITS)
+        tree = index([data], MemoryContent(data), SOURCE, DEFAULT_LIMITS)
 
         found = tree.find("b")
         assert isinstance(found, File)
@@ -193,7 +200,7 @@ class TestReading:
             def read(self, offset: int, size: int) -> bytes:
                 return out.getvalue()[offset : offset + size]
 
-        read = tar.unpack([packed[:10], packed[10:]], out, Stored(), tar.EXTRACT, DEFAULT_LIMITS)
+        read = unpack([packed[:10], packed[10:]], out, Stored(), EXTRACT, DEFAULT_LIMITS)
 
         assert read.digest == tree.digest
         assert out.getvalue() == stream(tree)
@@ -213,38 +220,38 @@ class TestReading:
         ],
     )
     def test_an_archive_of_nothing_is_an_empty_tree(self, data: bytes) -> None:
-        assert tar.read_archive(data).digest == Directory.of({}).digest
+        assert read_archive(data).digest == Directory.of({}).digest
 
     def test_a_missing_end_marker_is_accepted_between_entries(self) -> None:
         tree = Directory.of({"a": b"a"})
 
-        assert tar.read_archive(gzip.compress(stream(tree)[:-1024])).digest == tree.digest
+        assert read_archive(gzip.compress(stream(tree)[:-1024])).digest == tree.digest
 
     def test_concatenated_members_are_one_archive(self) -> None:
         tree = Directory.of({"a": b"a" * 2000, "b": b"b"})
         data = stream(tree)
         parts = b"".join(gzip.compress(data[at : at + 700]) for at in range(0, len(data), 700))
 
-        assert tar.read_archive(parts).digest == tree.digest
+        assert read_archive(parts).digest == tree.digest
 
     def test_what_is_decompressed_comes_in_slices(self) -> None:
-        packed = gzip.compress(bytes(10 * tar.SLICE))
+        packed = gzip.compress(bytes(10 * SLICE))
 
-        slices = list(tar.inflate([packed], DEFAULT_LIMITS, size=20 * tar.SLICE, field="source_size"))
+        slices = list(inflate([packed], DEFAULT_LIMITS, size=20 * SLICE, field="source_size"))
 
-        assert sum(map(len, slices)) == 10 * tar.SLICE
-        assert max(map(len, slices)) <= tar.SLICE
+        assert sum(map(len, slices)) == 10 * SLICE
+        assert max(map(len, slices)) <= SLICE
 
     def test_nothing_is_decompressed_ahead_of_its_reader(self) -> None:
         taken = 0
 
         def chunks() -> Iterator[bytes]:
             nonlocal taken
-            packed = gzip.compress(bytes(64 * tar.SLICE))
+            packed = gzip.compress(bytes(64 * SLICE))
             for at in range(0, len(packed), 1000):
                 taken += 1
                 yield packed[at : at + 1000]
 
-        next(tar.inflate(chunks(), DEFAULT_LIMITS, size=64 * tar.SLICE, field="source_size"))
+        next(inflate(chunks(), DEFAULT_LIMITS, size=64 * SLICE, field="source_size"))
 
         assert taken <= 2

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from sluice.core import tar
 from sluice.core.errors import LimitExceeded
+from sluice.core.gzip import InvalidArchive, inflate
 from sluice.core.limits import DEFAULT_LIMITS
 from sluice.core.tree import EMPTY, Directory, File, MemoryContent, PathConflict, Staging
+from sluice.core.untar import EXTRACT, index, read_archive
 
 # What a tar name can hold and a reader accepts: no slash, no backslash, no NUL, and no dots at the end,
 # as "x../y" is refused everywhere.
@@ -52,7 +54,7 @@ def cut(data: bytes, sizes: list[int]) -> Iterator[bytes]:
 
 @given(trees())
 def test_an_archive_reads_back_as_the_tree_it_was_written_from(tree: Directory) -> None:
-    read = tar.read_archive(archive(tree))
+    read = read_archive(archive(tree))
 
     assert read.digest == tree.digest
     assert (read.files, read.size) == (tree.files, tree.size)
@@ -66,7 +68,7 @@ def test_an_archive_reads_back_as_the_tree_it_was_written_from(tree: Directory) 
 
 @given(trees())
 def test_equal_trees_give_equal_bytes(tree: Directory) -> None:
-    twin = tar.read_archive(archive(tree))
+    twin = read_archive(archive(tree))
 
     assert archive(twin) == archive(tree)
 
@@ -76,9 +78,9 @@ def test_a_tree_does_not_depend_on_how_its_archive_arrives(tree: Directory, size
     packed = archive(tree)
     stream = b"".join(tar.tar_stream(tree))
 
-    inflated = tar.inflate(cut(packed, sizes), DEFAULT_LIMITS, size=len(stream), field="source_size")
+    inflated = inflate(cut(packed, sizes), DEFAULT_LIMITS, size=len(stream), field="source_size")
     assert b"".join(inflated) == stream
-    assert tar.index(cut(stream, sizes), MemoryContent(stream), tar.EXTRACT, DEFAULT_LIMITS).digest == tree.digest
+    assert index(cut(stream, sizes), MemoryContent(stream), EXTRACT, DEFAULT_LIMITS).digest == tree.digest
 
 
 @given(trees(), st.data())
@@ -87,8 +89,8 @@ def test_a_cut_archive_is_never_a_part_of_its_tree(tree: Directory, data: st.Dat
     end = data.draw(st.integers(0, len(packed) - 1))
 
     try:
-        tar.read_archive(packed[:end])
-    except tar.InvalidArchive:
+        read_archive(packed[:end])
+    except InvalidArchive:
         return
     raise AssertionError(f"accepted {end} of {len(packed)} bytes")
 
@@ -104,7 +106,7 @@ def test_a_forged_header_makes_a_tree_or_a_typed_error(tree: Directory, data: st
 
     message = ""
     try:
-        tar.read_archive(gzip.compress(stream))
-    except (tar.InvalidArchive, LimitExceeded) as error:
+        read_archive(gzip.compress(stream))
+    except (InvalidArchive, LimitExceeded) as error:
         message = str(error)
     assert message.isprintable()

@@ -1,4 +1,4 @@
-"""Write trees as reproducible archives, and the door to reading them.
+"""Write trees as reproducible archives.
 
 Equal trees give equal bytes: sorted walk, epoch times, no owner, three modes, USTAR with PAX records
 only where a path or size needs them, two zero blocks. The compressor sees slices whose bounds depend
@@ -16,27 +16,9 @@ from blake3 import blake3
 from isal import isal_zlib
 from msgspec import Struct
 
-from sluice.core.gzip import SLICE, InvalidArchive, inflate
+from sluice.core.gzip import SLICE
 from sluice.core.tar_entries import BLOCK, ZEROS
 from sluice.core.tree import Directory, File, Link, encode_name
-from sluice.core.untar import EXTRACT, SOURCE, Rules, index, read_archive, unpack
-
-__all__ = [
-    "EXTRACT",
-    "HASHES",
-    "SLICE",
-    "SOURCE",
-    "Archive",
-    "Hash",
-    "InvalidArchive",
-    "Rules",
-    "index",
-    "inflate",
-    "read_archive",
-    "tar_stream",
-    "unpack",
-    "write_archive",
-]
 
 _MAX_OCTAL = 8**11 - 1
 
@@ -93,35 +75,30 @@ def tar_stream(tree: Directory) -> Iterator[bytes]:
 
     Raises `StorageError` where a content is shorter than its file says.
     """
-    parts = [_header(b".", _AS_DIRECTORY, 0)]
-    pending = BLOCK
-    for path, entry in tree.walk():
-        assert not isinstance(entry, Link)
-        name = encode_name(path)
-        if isinstance(entry, Directory):
-            header = _header(name, _AS_DIRECTORY, 0)
-            parts.append(header)
-            pending += len(header)
-        else:
-            header = _header(name, _AS_EXECUTABLE if entry.executable else _AS_FILE, entry.size)
-            parts.append(header)
-            pending += len(header)
-            for data in _body(entry):
-                parts.append(data)
-                pending += len(data)
-                if pending >= SLICE:
-                    yield b"".join(parts)
-                    parts.clear()
-                    pending = 0
-            padding = -entry.size % BLOCK
-            parts.append(ZEROS[:padding])
-            pending += padding
+    parts: list[bytes] = []
+    pending = 0
+    for part in _parts(tree):
+        parts.append(part)
+        pending += len(part)
         if pending >= SLICE:
             yield b"".join(parts)
             parts.clear()
             pending = 0
-    parts.append(ZEROS * 2)
     yield b"".join(parts)
+
+
+def _parts(tree: Directory) -> Iterator[bytes]:
+    yield _header(b".", _AS_DIRECTORY, 0)
+    for path, entry in tree.walk():
+        assert not isinstance(entry, Link)
+        name = encode_name(path)
+        if isinstance(entry, Directory):
+            yield _header(name, _AS_DIRECTORY, 0)
+        else:
+            yield _header(name, _AS_EXECUTABLE if entry.executable else _AS_FILE, entry.size)
+            yield from _body(entry)
+            yield ZEROS[: -entry.size % BLOCK]
+    yield ZEROS * 2
 
 
 def _body(file: File) -> Iterator[bytes]:
@@ -171,7 +148,8 @@ def _header(path: bytes, row: _Row, size: int) -> bytes:
     name = _to_ascii(path)
     if len(name) > 100 and name[99:100] == b"/":
         # A cut name must not look like a directory.
-        name = name[:99].rstrip(b"/")
+        end = len(name[:99].rstrip(b"/"))
+        name = name[:end] + b"\0" + name[end + 1 :]
     directory, _, last = path.rpartition(b"/")
     records_name = b"PaxHeaders.0/" + last
     if directory:
