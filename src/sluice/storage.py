@@ -280,7 +280,7 @@ class DiskStorage:
                     status = os.fstat(out.fileno())
         except BaseException:
             with suppress(OSError):
-                self._files.remove_empty(KIND, namespace, name)
+                self._remove_empty(namespace, name)
             raise
         known = _Known(filename)
         known.digests, known.identity = dict(written.digests), _identity(status)
@@ -365,8 +365,7 @@ class DiskStorage:
                 if _is_archive(filename) or _PEERS_LEFTOVER.fullmatch(filename) or is_temporary(filename):
                     with self._files.directory(KIND, namespace, name) as directory:
                         remove(directory, filename)
-            self._files.remove_empty(KIND, namespace, name)
-            self._files.remove_empty(KIND, namespace)
+            self._remove_empty(namespace, name)
 
     def _remove(self, namespace: str, name: str, filename: str) -> None:
         self._forget(namespace, name, filename)
@@ -374,6 +373,10 @@ class DiskStorage:
             remove(directory, filename)
             if _PEERS.fullmatch(filename):
                 remove(directory, f"{filename}.lock")
+
+    def _remove_empty(self, namespace: str, name: str) -> None:
+        self._files.remove_empty(KIND, namespace, name)
+        self._files.remove_empty(KIND, namespace)
 
     def _forget(self, namespace: str, name: str, filename: str) -> None:
         self._artifacts.get((namespace, name), {}).pop(filename, None)
