@@ -51,6 +51,7 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._open = asyncio.Event()
         self._open.set()
+        self.accepted = 0
         self.requests: list[bytes] = []
         self.answers: list[bytes] = []
         self.on_request: Change = lambda chunk: chunk
@@ -93,6 +94,7 @@ class Proxy:
         self._listener = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         task = asyncio.current_task()
         assert task
         self._pipes.add(task)

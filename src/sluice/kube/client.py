@@ -112,6 +112,7 @@ class Client:
         *,
         width: int = 32,
         timeout: float = 30.0,
+        max_reply: int = MAX_REPLY,
         observe: Observe = ignore,
         clock: Clock = SYSTEM_CLOCK,
         rng: random.Random | None = None,
@@ -119,6 +120,7 @@ class Client:
         self._config = config
         self._credentials = credentials or Credentials(config, clock=clock)
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, 10.0))
+        self._max_reply = max_reply
         self._gate = Gate(width, clock)
         self._observe = observe
         self._clock = clock
@@ -272,7 +274,8 @@ class Client:
         while True:
             try:
                 async with self._gate.turn(), self._translated():
-                    return await _body(await self._open(method, url, data, how, self._timeout))
+                    response = await self._open(method, url, data, how, self._timeout)
+                    return await _body(response, self._max_reply)
             except Refused as error:
                 refusals += 1
                 if error.retry_after is None or error.retry_after > PATIENCE or refusals > MAX_REFUSALS:
@@ -332,7 +335,7 @@ class Client:
         """The error that an answer is; whoever is too busy is left alone as long as it says."""
         told = response.headers.get("Retry-After", "")
         try:
-            status = STATUS.decode(await _body(response, limit=MIB))
+            status = STATUS.decode(await _body(response, MIB))
         except (msgspec.DecodeError, RecursionError, ApiError):
             status = Status()
         error = status.error(response.status, otherwise, float(told) if told.isascii() and told.isdigit() else None)
@@ -381,7 +384,7 @@ def _parse_list(data: bytes, path: str) -> tuple[_ListMeta, Sequence[bytes | Raw
     return found.metadata, found.items or ()
 
 
-async def _body(response: aiohttp.ClientResponse, limit: int = MAX_REPLY) -> bytes:
+async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """All of an answer; gives the connection back, or closes it where that is not all."""
     chunks: list[bytes] = []
     size = 0
