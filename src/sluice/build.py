@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from importlib.metadata import version
+from enum import StrEnum
 from typing import Protocol
 
 from msgspec import Struct
 
+from sluice import __version__
 from sluice.core.compose import Composition, Unpack, compose
-from sluice.core.errors import BuildError, SluiceError, SourceError
-from sluice.core.pathpattern import Failure
+from sluice.core.errors import BuildError, SourceError
 from sluice.core.plan import ArtifactPlan, Source, inputs
 from sluice.core.tree import Directory
-
-VERSION = version("flux-sluice")
 
 Opened = Mapping[str, Source | SourceError]
 """What became of the sources of a generator, by alias."""
@@ -36,15 +34,26 @@ class StoredArchive(Struct, frozen=True):
         return self.path.rpartition("/")[2]
 
 
+class State(StrEnum):
+    """What became of a published archive."""
+
+    PRESENT = "present"
+    MISSING = "missing"
+    CORRUPTED = "corrupted"
+
+
 class Storage(Protocol):
     """Where archives are kept, one per distinct contents of an artifact."""
 
-    def put(self, namespace: str, name: str, tree: Directory) -> StoredArchive:
-        """Keep a tree; what is stored already is not written again. Raises `StorageError`."""
+    def find(self, namespace: str, name: str, contents: bytes, *, published: str = "") -> StoredArchive | None:
+        """The intact archive of a tree with this digest; the file `published` if several have it.
+
+        Raises `StorageError`.
+        """
         ...
 
-    def find(self, namespace: str, name: str, contents: bytes) -> StoredArchive | None:
-        """The intact archive of a tree with this digest. Raises `StorageError`."""
+    def put(self, namespace: str, name: str, tree: Directory, *, published: str = "") -> StoredArchive:
+        """Keep a tree; what is stored already is not written again. Raises `StorageError`."""
         ...
 
 
@@ -95,43 +104,54 @@ class Memo:
                 self._outcomes.popitem(last=False)
 
 
-def build_artifacts(
-    namespace: str,
-    plans: Iterable[ArtifactPlan | Failure],
-    sources: Opened,
-    storage: Storage,
-    memo: Memo,
-    unpack: Unpack,
-) -> Iterator[Artifact | Failure]:
-    """Build every plan on its own; one that fails costs no other."""
-    for plan in plans:
-        if isinstance(plan, Failure):
-            yield plan
-            continue
-        try:
-            yield build(namespace, plan, sources, storage, memo, unpack)
-        except SluiceError as error:
-            yield Failure(plan.name, error)
+class Builder:
+    """Builds plans, and remembers what they came to.
 
-
-def build(
-    namespace: str, plan: ArtifactPlan, sources: Opened, storage: Storage, memo: Memo, unpack: Unpack
-) -> Artifact:
-    """Compose an artifact and store it, or find that it is known and stored already.
-
-    Raises `SourceError` for a source that could not be opened, `BuildError` where the plan does not
-    fit, `StorageError` where the store fails.
+    `recall` costs no work worth a thread; `build` may compose, compress and write. Both raise
+    `SourceError` for a source that could not be opened, `BuildError` where the plan does not fit,
+    `StorageError` where the store fails.
     """
-    opened = open_sources(plan, sources)
-    trees = {alias: source.tree for alias, source in opened.items()}
-    key = inputs(VERSION, plan.recipe, trees)
-    outcome = memo.get(key)
-    archive = None
-    if outcome is not None and outcome.error is None:
-        archive = storage.find(namespace, plan.name, outcome.contents)
-    if outcome is None or archive is None:
-        outcome, tree = _compose(plan, trees, unpack, memo, key)
-        archive = storage.put(namespace, plan.name, tree)
+
+    def __init__(self, storage: Storage, unpack: Unpack, memo: Memo | None = None) -> None:
+        self._storage = storage
+        self._unpack = unpack
+        self._memo = memo or Memo()
+
+    def recall(self, namespace: str, plan: ArtifactPlan, sources: Opened, published: str = "") -> Artifact | None:
+        """The artifact, where its composition is known and its archive stored."""
+        opened = open_sources(plan, sources)
+        outcome = self._memo.get(_key(plan, opened))
+        if outcome is None:
+            return None
+        if outcome.error is not None:
+            raise BuildError(str(outcome.error), outcome.error.code)
+        archive = self._storage.find(namespace, plan.name, outcome.contents, published=published)
+        return None if archive is None else _artifact(plan, outcome, archive, opened)
+
+    def build(self, namespace: str, plan: ArtifactPlan, sources: Opened, published: str = "") -> Artifact:
+        """The artifact, composed and stored. `published` is the file that a status names now."""
+        opened = open_sources(plan, sources)
+        key = _key(plan, opened)
+        try:
+            composition = compose(plan.recipe, _trees(opened), self._unpack)
+        except BuildError as error:
+            self._memo.put(key, Outcome(b"", error=error.with_traceback(None)))
+            raise
+        outcome = Outcome(composition.tree.digest, composition.warnings)
+        self._memo.put(key, outcome)
+        archive = self._storage.put(namespace, plan.name, composition.tree, published=published)
+        return _artifact(plan, outcome, archive, opened)
+
+
+def _trees(opened: Mapping[str, Source]) -> dict[str, Directory]:
+    return {alias: source.tree for alias, source in opened.items()}
+
+
+def _key(plan: ArtifactPlan, opened: Mapping[str, Source]) -> bytes:
+    return inputs(__version__, plan.recipe, _trees(opened))
+
+
+def _artifact(plan: ArtifactPlan, outcome: Outcome, archive: StoredArchive, opened: Mapping[str, Source]) -> Artifact:
     revision, origin = revisions(plan, outcome.contents, opened)
     return Artifact(
         name=plan.name,
@@ -144,25 +164,9 @@ def build(
     )
 
 
-def _compose(
-    plan: ArtifactPlan, trees: Mapping[str, Directory], unpack: Unpack, memo: Memo, key: bytes
-) -> tuple[Outcome, Directory]:
-    known = memo.get(key)
-    if known is not None and known.error is not None:
-        raise BuildError(str(known.error), known.error.code)
-    try:
-        composition = compose(plan.recipe, trees, unpack)
-    except BuildError as error:
-        memo.put(key, Outcome(b"", error=error))
-        raise
-    outcome = Outcome(composition.tree.digest, composition.warnings)
-    memo.put(key, outcome)
-    return outcome, composition.tree
-
-
 def compose_plan(plan: ArtifactPlan, sources: Opened, unpack: Unpack) -> Composition:
     """Compose an artifact for looking at it. Raises `SourceError` or `BuildError`."""
-    return compose(plan.recipe, {a: s.tree for a, s in open_sources(plan, sources).items()}, unpack)
+    return compose(plan.recipe, _trees(open_sources(plan, sources)), unpack)
 
 
 def open_sources(plan: ArtifactPlan, sources: Opened) -> dict[str, Source]:

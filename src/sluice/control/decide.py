@@ -183,8 +183,8 @@ def wanted_status(
     revision, origin, updated = artifact.revision, artifact.origin_revision, now.replace(microsecond=0)
     if published is not None and published.digest == artifact.archive.digest:
         updated = published.last_update_time or updated
-        if published.revision.startswith("latest@") and revision.startswith("latest@"):
-            revision = published.revision
+        if published.revision == f"latest@{published.digest}" and revision.startswith("latest@"):
+            revision = published.revision  # as the peer names the same bytes
     if published is not None and published.revision == revision and not origin_every_commit:
         # Only whether there is an origin follows the spec at once.
         origin = origin and (published.origin_revision or origin)

@@ -91,8 +91,8 @@ class Dialect(Struct, frozen=True, eq=False):
     braces: bool
     """Whether braces with a comma are alternatives in `from` beside pathPattern's captures."""
     lenient_pattern: bool
-    """Whether spellings that can never match are accepted in pathPattern, and templates are read
-    only once a directory matches."""
+    """Whether a pathPattern without a match is a success that lets all artifacts go: spellings that
+    can never match are accepted, and templates are read only once a directory matches."""
 
 
 _REPOSITORY_FILES = frozenset({".gitignore", ".gitmodules", ".gitattributes"})

@@ -65,11 +65,15 @@ class SpecError(SluiceError):
 
 
 class SourceError(SluiceError):
-    """A source is missing, not ready, unreachable or not what its digest says."""
+    """A source is missing, not ready, unreachable or not what its digest says.
 
-    def __init__(self, text: str, code: Code) -> None:
+    `retry_after` are the seconds after which it is worth asking again, where that is known.
+    """
+
+    def __init__(self, text: str, code: Code, retry_after: float | None = None) -> None:
         super().__init__(text)
         self.code = code
+        self.retry_after = retry_after
 
 
 class BuildError(SluiceError):
