@@ -118,7 +118,7 @@ def _layout(request: Request) -> Source | None:
 def _directory(request: Request) -> Source | None:
     if not request.path.is_dir() or _is_bare(request.path):
         return None
-    if request.kind == "GitRepository" and (request.path / ".git").exists():
+    if request.kind == "GitRepository" and (request.path / ".git").exists() and find_checkout(request.path):
         return open_worktree(request.path, request.limits)
     tree = scan_directory(request.path, request.limits)
     return Source(tree, f"latest@sha256:{tree.digest.hex()}")

@@ -128,7 +128,12 @@ def find_checkout(path: Path) -> Checkout | None:
     if not any(os.path.lexists(parent / ".git") for parent in (absolute, *absolute.parents)):
         return None
     git = Git(str(path)).at(str(absolute if absolute.is_dir() else absolute.parent))
-    root = os.fsdecode(git.run("rev-parse", "--show-toplevel")).removesuffix("\n")
+    try:
+        root = os.fsdecode(git.run("rev-parse", "--show-toplevel")).removesuffix("\n")
+    except SourceError as error:
+        if "not a git repository" in str(error):
+            return None
+        raise
     origin = git.ask("config", "--get", "remote.origin.url")
     branch = git.ask("symbolic-ref", "--quiet", "--short", "HEAD")
     return Checkout(Path(root), origin, branch, git.commit("HEAD"))
