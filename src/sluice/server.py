@@ -12,6 +12,8 @@ import io
 import logging
 import os
 import re
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
@@ -298,5 +300,12 @@ class ArtifactServer:
                 if sent < count:
                     raise ConnectionAbortedError
         except OSError:  # the client went away or is too slow, or the disk fails: a cut answer tells the client
-            transport.abort()
+            _reset(transport)
         return response
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    """End a connection at once; the kernel drops what it still holds for a client that does not read."""
+    connection = transport.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
