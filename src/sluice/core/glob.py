@@ -67,8 +67,8 @@ def expand_doublestar(tree: Directory, text: str, limits: Limits) -> list[str]:
     """The paths that the peer's Extract expands a pattern to, in its order; the root is ``""``.
 
     Depth first where `**` comes last or not at all; else all matches in one directory before those
-    below it. What braces stand for is merged in the order of the paths as text. A trailing slash
-    restricts the result to directories.
+    below it. What braces stand for is merged in the order of the paths as text; what is below two of
+    their directories comes twice. A trailing slash restricts the result to directories.
     """
     pattern = text.removesuffix("/")
     whole = compile_glob(pattern, DOUBLESTAR_PATHS, limits)
