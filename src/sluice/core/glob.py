@@ -6,7 +6,7 @@ costs what the pattern reaches, not what the tree holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from sluice.core.errors import BuildError
 from sluice.core.limits import Limits
@@ -31,7 +31,7 @@ def _walk(tree: Directory, glob: Glob, base: tuple[str, ...], *, inside: bool) -
     state = glob.start
     for name in glob.prefix:
         state = glob.step(state, name)
-    if not isinstance(here, Directory) or glob.is_dead(state):
+    if not isinstance(here, Directory):
         return
     if inside and glob.accepts(state):
         yield top, here
@@ -79,24 +79,24 @@ def expand_doublestar(tree: Directory, text: str, limits: Limits) -> list[str]:
     braces = max((at for at, (_, has_braces) in enumerate(components, 1) if has_braces), default=0)
     paths = [""]
     if braces:
-        paths = _paths_below(tree, "", names[:braces], limits)
+        paths = _paths_below(tree, "", compile_glob("/".join(names[:braces]), DOUBLESTAR_PATHS, limits))
         recursive = "**" in pattern[:-2]
         paths.sort(key=lambda path: ([] if recursive else _names(path)[: braces - 1], encode_name(path)))
     if tail := names[braces:]:
+        glob = compile_glob("/".join(tail), DOUBLESTAR_PATHS, limits)
         # How many components follow the last `**`; what it stands for is ordered before them.
-        fixed = tail[::-1].index("**") if "**" in tail else len(tail)
+        fixed = tail[::-1].index("**") if "**" in tail else 0
         paths = [
             found
             for path in paths
-            for found in sorted(_paths_below(tree, path, tail, limits), key=lambda found: _split(_names(found), fixed))
+            for found in sorted(_paths_below(tree, path, glob), key=lambda found: _split(_names(found), fixed))
         ]
     if text.endswith("/"):
         paths = [path for path in paths if isinstance(_follow(tree, path), Directory)]
     return paths
 
 
-def _paths_below(tree: Directory, base: str, components: Sequence[str], limits: Limits) -> list[str]:
-    glob = compile_glob("/".join(components), DOUBLESTAR_PATHS, limits)
+def _paths_below(tree: Directory, base: str, glob: Glob) -> list[str]:
     names = tuple(base.split("/")) if base else ()
     return [path for path, _ in _walk(tree, glob, names + glob.prefix, inside=True)]
 
