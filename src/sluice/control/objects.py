@@ -136,6 +136,8 @@ class ExternalArtifact(Struct, frozen=True, kw_only=True):
     artifact: ArtifactStatus | None = None
     is_ready: bool = False
     """Whether its Ready condition is the one we write, for its current generation."""
+    ready_since: datetime | None = None
+    """Since when its Ready condition is the one we write, for whatever generation."""
 
     @property
     def key(self) -> Key:
@@ -202,7 +204,11 @@ class Objects(Protocol):
     """
 
     def subscribe(self, notice: Callable[[Change], None]) -> None:
-        """Call `notice` for every change from now on, in the order of the view's own changes."""
+        """Call `notice` for every change from now on, in the order of the view's own changes.
+
+        What we write ourselves is no news, with two exceptions: an artifact of ours that changes is
+        a source that changes, and a generator whose last finalizer we remove is gone.
+        """
         ...
 
     def generator(self, key: Key) -> Generator | None: ...

@@ -114,6 +114,11 @@ class ArtifactGenerator(Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         return f"{KIND}/{self.namespace}/{self.name}"
 
+    @property
+    def pattern_alias(self) -> str | None:
+        """The source that pathPattern walks."""
+        return None if self.path_pattern is None else self.path_pattern.partition("/")[0].removeprefix("@")
+
 
 def parse_manifests(
     text: bytes, *, namespace: str = "default", limits: Limits = DEFAULT_LIMITS
