@@ -1,0 +1,125 @@
+"""The command line: the verbs, and what becomes of errors.
+
+A verb is a row of `COMMANDS` and a module that is imported when the verb is used, so that
+``sluice --help`` costs little. Here alone errors become exit codes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+import sluice
+from sluice.cli.output import Mark, Words
+from sluice.core.errors import ApiError, BuildError, SluiceError, SourceError, SpecError, StorageError
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "build": ("sluice.cli.build", "Compose artifacts from files: for CI and laptops."),
+}
+"""The verbs: where the `command` of each is, and its line in the help."""
+
+EXIT_CODES: Mapping[type[SluiceError], int] = {
+    SpecError: 2,
+    SourceError: 1,
+    BuildError: 1,
+    StorageError: 1,
+    ApiError: 1,
+}
+"""For errors that end a command; an artifact that fails alone, whatever the reason, makes it 1."""
+
+USAGE = 2
+INTERRUPTED = 130
+CLOSED_PIPE = 141
+
+
+def exit_code(error: SluiceError) -> int:
+    """The exit code for an error: that of its family."""
+    return next(EXIT_CODES[family] for family in type(error).__mro__ if family in EXIT_CODES)
+
+
+class Sluice(click.Group):
+    """The group of all verbs; turns what goes wrong in them into words and exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = import_module(COMMANDS[cmd_name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def main(self, args: Sequence[str] | None = None, *others: Any, **extra: Any) -> Any:
+        """Run a command line and exit."""
+        if "_SLUICE_COMPLETE" in os.environ:  # a shell asks what may follow
+            return super().main(args, *others, **extra)
+        _tolerate_any_name()
+        sys.exit(self._run(list(sys.argv[1:] if args is None else args)))
+
+    def _run(self, args: list[str]) -> int:
+        try:
+            with self.make_context("sluice", args) as context:
+                code = self.invoke(context)
+            sys.stdout.flush()
+        except click.exceptions.Exit as exit_:
+            return exit_.exit_code
+        except click.ClickException as error:
+            return _misused(error)
+        except SluiceError as error:
+            return _failed(error)
+        except (KeyboardInterrupt, click.Abort):
+            Words().say(Mark.FAILURE, "interrupted")
+            return INTERRUPTED
+        except BrokenPipeError:
+            # Whoever read our output has enough; the interpreter must not try again at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return CLOSED_PIPE
+        return code if isinstance(code, int) else 0
+
+
+def _tolerate_any_name() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace")
+
+
+def _failed(error: SluiceError) -> int:
+    words = Words()
+    for text in error.problems if isinstance(error, SpecError) else (error,):
+        words.say(Mark.FAILURE, str(text))
+    return exit_code(error)
+
+
+def _misused(error: click.ClickException) -> int:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return USAGE
+    path = context.command_path if context else "sluice"
+    Words().say(Mark.FAILURE, f"{error.format_message().rstrip('.')} (see '{path} --help')")
+    return USAGE
+
+
+@click.group(cls=Sluice, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(sluice.__version__, message="sluice %(version)s")
+def cli() -> None:
+    """Compose Flux sources into ExternalArtifacts: in a cluster, on a server, in CI.
+
+    Data goes to standard output, words go to standard error. Exit codes: 0 done, 1 something
+    failed, 2 nothing was attempted.
+    """
+
+
+def main() -> None:
+    """The program ``sluice``."""
+    cli.main()

@@ -1,0 +1,232 @@
+"""``sluice build``: compose artifacts from files."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+import click
+from msgspec.structs import replace
+
+from sluice.cache import UnpackedCache
+from sluice.cli.archives import ArchiveWriter
+from sluice.cli.locate import Locator, parse_locations
+from sluice.cli.manifests import Declared, declare, read_manifests
+from sluice.cli.output import Mark, Words
+from sluice.cli.report import Format, Result, render, shorten_revision
+from sluice.cli.trees import TreeWriter
+from sluice.cli.variables import NAME
+from sluice.cli.workshop import Built, Workshop
+from sluice.core.dialect import DialectName
+from sluice.core.errors import BuildError, Code, Problem, SluiceError, SpecError, StorageError
+from sluice.core.plan import Source
+from sluice.core.spec import NAMESPACE, SourceRef
+
+SHOWN = 3
+"""Names of files that one line of words lists."""
+
+
+def _stop(number: int, _: FrameType | None) -> object:
+    # As an exception, so that what is half written is taken away.
+    raise SystemExit(128 + number)
+
+
+@click.command("build", short_help="Compose artifacts from files: for CI and laptops.")
+@click.argument("manifests", nargs=-1, required=True, metavar="MANIFEST...")
+@click.option(
+    "-s", "--source", "sources", multiple=True, metavar="KEY=LOCATION", help="Where a source is; see above. Repeatable."
+)
+@click.option(
+    "-d",
+    "--directory",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write artifacts as directories, DIR/<namespace>/<artifact>.",
+)
+@click.option(
+    "--archives",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write artifacts as archives, with ExternalArtifact manifests.",
+)
+@click.option(
+    "--url-prefix",
+    default="http://localhost:9090",
+    show_default=True,
+    metavar="URL",
+    help="Where the archives will be served; goes into the manifests.",
+)
+@click.option(
+    "-a",
+    "--artifact",
+    "artifacts",
+    multiple=True,
+    metavar="NAME",
+    help="Build only this artifact, NAME or NAMESPACE/NAME. Repeatable.",
+)
+@click.option(
+    "--dialect",
+    type=click.Choice([name.value for name in DialectName]),
+    default=DialectName.DOCUMENTED.value,
+    show_default=True,
+    help="How copies are read, where a generator does not say.",
+)
+@click.option(
+    "--var", "variables", multiple=True, metavar="NAME=VALUE", help="A value for ${NAME} in the manifests. Repeatable."
+)
+@click.option("-n", "--namespace", default="default", show_default=True, help="For objects that name none.")
+@click.option(
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice([form.value for form in Format]),
+    default=Format.TABLE.value,
+    show_default=True,
+    help="What to print.",
+)
+def command(
+    manifests: tuple[str, ...],
+    sources: tuple[str, ...],
+    directory: Path | None,
+    archives: Path | None,
+    url_prefix: str,
+    artifacts: tuple[str, ...],
+    dialect: str,
+    variables: tuple[str, ...],
+    namespace: str,
+    form: str,
+) -> int:
+    r"""Compose the artifacts of ArtifactGenerators, from files.
+
+    MANIFEST is a file, a directory, or - for standard input. Without -d or --archives nothing is
+    written: the result is printed.
+
+    \b
+    A source is taken from the first of these that there is:
+      --source KEY=LOCATION
+          KEY: its alias, Kind/name or Kind/namespace/name
+          LOCATION: a directory, a .tar.gz, an OCI layout, or a git repository
+          (path or URL, with @REVISION)
+      the checkout around the manifest, for a GitRepository with its URL
+      the URL and ref of the GitRepository
+      another generator that is built, for an ExternalArtifact
+
+    \b
+    Exit codes:
+      0  everything was built
+      1  an artifact failed; the others are built
+      2  nothing was attempted: a manifest or an option is wrong
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    if not NAMESPACE.accepts(namespace):
+        raise click.BadParameter(f"'{namespace}' is not a namespace ({NAMESPACE.words})", param_hint="--namespace")
+    with Words() as words:
+        read = read_manifests(manifests)
+        values = _parse_variables(variables)
+        declared = declare(read, values, namespace)
+        if not declared:
+            raise SpecError(Problem(Code.NOT_FOUND, "no ArtifactGenerator in it", ", ".join(manifests)))
+        cache = UnpackedCache()
+        locator = Locator(parse_locations(sources), read, values, cache, _SourceNotice(words))
+        _note_unused(locator, declared, words)
+        workshop = Workshop(declared, locator, cache.unpack, DialectName(dialect), artifacts)
+        words.working("planning")
+        order = workshop.plan()
+        warnings = [_nothing_matches(item) for item in workshop.empty()]
+        for warning in warnings:
+            words.say(Mark.WARNING, warning)
+        trees = None if directory is None else TreeWriter(directory)
+        store = None if archives is None else ArchiveWriter(archives, url_prefix)
+        results = []
+        for built in _build_all(workshop, order, words):
+            results.append(_keep(built, trees, store))
+            _tell(results[-1], words)
+        _tell_written(directory, archives, results, words)
+    position = {item.key: number for number, item in enumerate(declared)}
+    results.sort(key=lambda result: position[result.built.declared.key])
+    click.echo(render(results, warnings, Format(form)), nl=False)
+    return int(any(result.error is not None for result in results))
+
+
+def _parse_variables(texts: Sequence[str]) -> Mapping[str, str]:
+    variables: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not NAME.fullmatch(name):
+            raise click.BadParameter(f"'{name}' is not NAME=VALUE", param_hint="--var")
+        variables[name] = value
+    return variables
+
+
+class _SourceNotice:
+    """Tells where the files of a source come from."""
+
+    def __init__(self, words: Words) -> None:
+        self._words = words
+
+    def __call__(self, ref: SourceRef, location: str, source: Source) -> None:
+        self._words.say(Mark.ACTION, f"{ref}: {location} at {shorten_revision(source.revision)}")
+
+
+def _note_unused(locator: Locator, declared: Sequence[Declared], words: Words) -> None:
+    refs = [ref for item in declared for ref in item.generator.sources]
+    for key in locator.unused(refs):
+        known = ", ".join(sorted({ref.alias for ref in refs}))
+        words.say(Mark.WARNING, f"--source {key}: no generator has such a source (aliases: {known or 'none'})")
+
+
+def _nothing_matches(item: Declared) -> str:
+    return f"{item.generator}: no directory matches '{item.generator.path_pattern}': no artifacts"
+
+
+def _build_all(workshop: Workshop, order: Sequence[Declared], words: Words) -> Iterator[Built]:
+    for item in order:
+        words.working(f"building {item.generator}")
+        yield from workshop.builds(item)
+
+
+def _keep(built: Built, trees: TreeWriter | None, store: ArchiveWriter | None) -> Result:
+    """Write an artifact, unless it failed."""
+    composition = built.composition
+    if composition is None:
+        return Result(built, _text(built.error))
+    result = Result(built, None, composition.warnings)
+    try:
+        if store is not None:
+            result = replace(result, archive=store.write(built))
+        if trees is not None:
+            trees.write(built.namespace, built.name, composition.tree)
+    except (StorageError, BuildError) as error:
+        return replace(result, error=_text(error))
+    return result
+
+
+def _text(error: SluiceError | None) -> str:
+    return str(error)
+
+
+def _some(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return f"{len(paths)} file{'s' * (len(paths) != 1)} ({', '.join(paths[:SHOWN])}{more})"
+
+
+def _tell(result: Result, words: Words) -> None:
+    composition = result.built.composition
+    left_out = composition.left_out if composition else ()
+    for warning in (*result.warnings, *([f"left out: {_some(left_out)}"] if left_out else [])):
+        words.say(Mark.WARNING, f"{result.built.title}: {warning}")
+    if result.error is not None:
+        words.say(Mark.FAILURE, f"{result.built.title}: {result.error}")
+
+
+def _tell_written(directory: Path | None, archives: Path | None, results: Sequence[Result], words: Words) -> None:
+    built = sum(result.error is None for result in results)
+    for place, what in ((directory, "directories"), (archives, "archives")):
+        if place is not None and built:
+            words.say(Mark.CREATED, f"{what} in {place}")
+    if built == len(results):
+        words.say(Mark.SUCCESS, f"built {built} artifact{'s' * (built != 1)}")
+    else:
+        words.say(Mark.FAILURE, f"built {built} of {len(results)} artifacts")

@@ -1,0 +1,275 @@
+"""Plan and build the artifacts of many generators, each once.
+
+An ExternalArtifact that one generator reads and another makes is built first and handed on. What is
+wrong with a generator as a whole is found before anything is built.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from graphlib import CycleError, TopologicalSorter
+
+from msgspec import Struct
+
+from sluice.build import Opened, compose_plan, revisions
+from sluice.cli.locate import Locator
+from sluice.cli.manifests import Declared
+from sluice.control.objects import DIALECT_ANNOTATION
+from sluice.core.compose import Composition, Unpack
+from sluice.core.dialect import DIALECTS, Dialect, DialectName
+from sluice.core.errors import BuildError, Code, Problem, SluiceError, SourceError, SpecError
+from sluice.core.pathpattern import Failure
+from sluice.core.plan import ArtifactPlan, Source, plan_artifacts
+from sluice.core.spec import SourceKind, SourceRef
+
+Key = tuple[str, str]
+"""Namespace and name, of a generator or an artifact."""
+
+Plans = Sequence[ArtifactPlan | Failure]
+
+
+class Built(Struct, frozen=True, eq=False, kw_only=True):
+    """What became of an artifact: a composition with its revisions, or an error.
+
+    Without a name it is the failure of a generator whose artifacts could not even be listed.
+    """
+
+    declared: Declared
+    name: str
+    composition: Composition | None = None
+    labels: Mapping[str, str] = {}
+    revision: str = ""
+    origin_revision: str | None = None
+    error: SluiceError | None = None
+
+    @property
+    def namespace(self) -> str:
+        return self.declared.generator.namespace
+
+    @property
+    def title(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.name else str(self.declared.generator)
+
+
+class Workshop:
+    """Plans and builds; `wanted` are the artifacts to build, as ``name`` or ``namespace/name``, or all."""
+
+    def __init__(
+        self,
+        declared: Sequence[Declared],
+        locator: Locator,
+        unpack: Unpack,
+        dialect: DialectName,
+        wanted: Collection[str] = (),
+    ) -> None:
+        self._declared = {item.key: item for item in declared}
+        self._locator = locator
+        self._unpack = unpack
+        self._dialect = dialect
+        self._wanted = wanted
+        self._plans: dict[Key, Plans] = {}
+        self._built: dict[Key, Built] = {}
+        self._entered: list[Key] = []
+
+    def plan(self) -> list[Declared]:
+        """Plan what is wanted; returns the generators in the order in which they have to be built.
+
+        Raises `SpecError` for a generator that cannot work, a cycle, or a name that nobody makes.
+        """
+        for item in self._declared.values():
+            _dialect_of(item, self._dialect)
+        chosen = [item for item in self._declared.values() if not self._wanted or _may_make(item, self._wanted)]
+        for item in chosen:
+            self._plan(item)
+        self._check_names()
+        self._check_wanted()
+        return self._order()
+
+    def builds(self, item: Declared) -> Iterator[Built]:
+        """Build the wanted artifacts of a generator that was planned."""
+        for plan in self._plans.get(item.key, ()):
+            if self._is_wanted(item, plan.name):
+                yield self._build(item, plan)
+
+    def empty(self) -> list[Declared]:
+        """The generators whose pathPattern matched nothing."""
+        nothing = [self._declared[key] for key, plans in self._plans.items() if not plans]
+        return [item for item in nothing if item.generator.path_pattern is not None]
+
+    # Planning
+
+    def _plan(self, item: Declared) -> Plans:
+        if item.key not in self._plans:
+            with self._entering(item):
+                self._plans[item.key] = self._make_plans(item)
+        return self._plans[item.key]
+
+    def _make_plans(self, item: Declared) -> Plans:
+        generator = item.generator
+        tree = None
+        try:
+            if generator.path_pattern is not None:
+                alias = generator.path_pattern.partition("/")[0].removeprefix("@")
+                for ref in generator.sources:
+                    if ref.alias == alias:
+                        tree = self._open(item, ref).tree
+            return plan_artifacts(generator, tree, _dialect_of(item, self._dialect))
+        except SpecError as error:
+            raise SpecError(item.manifest.located(error.problems)) from error
+        except SluiceError as error:
+            return [Failure("", error)]
+
+    def _check_names(self) -> None:
+        """Fail the artifacts whose name another generator has taken."""
+        owners: dict[Key, Declared] = {}
+        for item in self._declared.values():
+            kept: list[ArtifactPlan | Failure] = []
+            for plan in self._plans.get(item.key, ()):
+                owner = owners.setdefault((item.generator.namespace, plan.name), item)
+                if plan.name and owner is not item:
+                    what = f"{owner.generator} makes an artifact of this name, too"
+                    plan = Failure(plan.name, BuildError(what, Code.NAME_COLLISION))
+                kept.append(plan)
+            if kept:
+                self._plans[item.key] = kept
+
+    def _check_wanted(self) -> None:
+        made = {(key[0], plan.name) for key, plans in self._plans.items() for plan in plans if plan.name}
+        names = {name for _, name in made} | {"/".join(key) for key in made}
+        listed = [item.generator for item in self._declared.values()]
+        known = sorted({name for _, name in made} | {spec.name for one in listed for spec in one.artifacts})
+        problems = [
+            Problem(Code.NOT_FOUND, f"no artifact '{name}' (there are: {', '.join(known)})", "--artifact")
+            for name in self._wanted
+            if name not in names
+        ]
+        if problems and not any(failure.name == "" for plans in self._plans.values() for failure in plans):
+            raise SpecError(problems)
+
+    def _order(self) -> list[Declared]:
+        makers = {(key[0], plan.name): key for key, plans in self._plans.items() for plan in plans}
+        feeds = {
+            key: [
+                makers[ref.namespace, ref.name]
+                for ref in self._declared[key].generator.sources
+                if self._is_chained(ref) and (ref.namespace, ref.name) in makers
+            ]
+            for key in self._plans
+        }
+        try:
+            return [self._declared[key] for key in TopologicalSorter(feeds).static_order()]
+        except CycleError as error:
+            raise self._cycle(error.args[1][::-1]) from error
+
+    def _cycle(self, keys: Sequence[Key]) -> SpecError:
+        way = " → ".join(str(self._declared[key].generator) for key in keys)
+        where = self._declared[keys[0]].manifest.locate("spec.sources")
+        return SpecError(Problem(Code.CYCLE, f"reads what it makes: {way}", where))
+
+    @contextmanager
+    def _entering(self, item: Declared) -> Iterator[None]:
+        if item.key in self._entered:
+            raise self._cycle([*self._entered[self._entered.index(item.key) :], item.key])
+        self._entered.append(item.key)
+        try:
+            yield
+        finally:
+            self._entered.pop()
+
+    # Building
+
+    def _is_wanted(self, item: Declared, name: str) -> bool:
+        return not self._wanted or not name or not {name, f"{item.generator.namespace}/{name}"}.isdisjoint(self._wanted)
+
+    def _build(self, item: Declared, plan: ArtifactPlan | Failure) -> Built:
+        key = item.generator.namespace, plan.name
+        if isinstance(plan, Failure):
+            return Built(declared=item, name=plan.name, error=_located(item, plan.error))
+        if key not in self._built:
+            with self._entering(item):
+                self._built[key] = self._compose(item, plan)
+        return self._built[key]
+
+    def _compose(self, item: Declared, plan: ArtifactPlan) -> Built:
+        opened = self._sources(item, plan)
+        try:
+            composition = compose_plan(plan, opened, self._unpack)
+        except SluiceError as error:
+            return Built(declared=item, name=plan.name, error=error)
+        sources = {alias: source for alias, source in opened.items() if isinstance(source, Source)}
+        revision, origin = revisions(plan, composition.tree.digest, sources)
+        return Built(
+            declared=item,
+            name=plan.name,
+            composition=composition,
+            labels=plan.labels,
+            revision=revision,
+            origin_revision=origin,
+        )
+
+    def _sources(self, item: Declared, plan: ArtifactPlan) -> Opened:
+        opened: dict[str, Source | SourceError] = {}
+        for ref in item.generator.sources:
+            if ref.alias in plan.aliases:
+                try:
+                    opened[ref.alias] = self._open(item, ref)
+                except SourceError as error:
+                    opened[ref.alias] = error
+        return opened
+
+    def _open(self, item: Declared, ref: SourceRef) -> Source:
+        if self._is_chained(ref) and (maker := self._find_maker(ref)):
+            return self._chained(maker, ref)
+        return self._locator.open(ref, item.manifest.home)
+
+    def _is_chained(self, ref: SourceRef) -> bool:
+        return ref.kind is SourceKind.EXTERNAL_ARTIFACT and self._locator.location(ref) is None
+
+    def _find_maker(self, ref: SourceRef) -> Declared | None:
+        """The generator that makes an artifact: one that names it, else one whose template renders to it."""
+        candidates = [
+            item
+            for item in self._declared.values()
+            if item.generator.namespace == ref.namespace and _may_make(item, {ref.name})
+        ]
+        for item in sorted(candidates, key=lambda item: item.generator.path_pattern is not None):
+            if any(plan.name == ref.name for plan in self._plan(item)):
+                return item
+        return None
+
+    def _chained(self, maker: Declared, ref: SourceRef) -> Source:
+        plan = next(plan for plan in self._plan(maker) if plan.name == ref.name)
+        built = self._build(maker, plan)
+        if built.composition is None:
+            raise SourceError(f"source '{ref.alias}': {ref} was not built", Code.NOT_READY)
+        return Source(built.composition.tree, built.revision, origin_revision=built.origin_revision)
+
+
+def _located(item: Declared, error: SluiceError) -> SluiceError:
+    return SpecError(item.manifest.located(error.problems)) if isinstance(error, SpecError) else error
+
+
+_CAPTURE = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
+
+
+def _may_make(item: Declared, names: Collection[str]) -> bool:
+    """Whether a generator makes one of these artifacts, as far as its spec tells."""
+    for spec in item.generator.artifacts:
+        pattern = re.escape(spec.name)
+        if item.generator.path_pattern is not None:
+            pattern = ".+".join(map(re.escape, _CAPTURE.split(spec.name)))
+        qualified = f"({re.escape(item.generator.namespace)}/)?{pattern}"
+        if any(re.fullmatch(qualified, name) for name in names):
+            return True
+    return False
+
+
+def _dialect_of(item: Declared, default: DialectName) -> Dialect:
+    name = item.generator.annotations.get(DIALECT_ANNOTATION, default)
+    if name not in tuple(DialectName):
+        what = f"'{name}' is not one of {', '.join(DialectName)}"
+        where = f"metadata.annotations.{DIALECT_ANNOTATION}"
+        raise SpecError(item.manifest.located([Problem(Code.INVALID_SPEC, what, where)]))
+    return DIALECTS[DialectName(name)]
