@@ -5,8 +5,11 @@ import hashlib
 import io
 import json
 import os
+import sys
 import tarfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -415,6 +418,117 @@ class TestLayouts:
         assert str(caught.value) == f"'{layout.root}': 'index.json' is larger than 4194304 bytes"
 
 
+class Registry(BaseHTTPRequestHandler):
+    """A registry that gives what a layout holds, as the repository ``org/app``."""
+
+    layout: Layout
+    swapped: bytes | None = None
+
+    def do_GET(self) -> None:
+        what, _, name = self.path.removeprefix("/v2/org/app/").partition("/")
+        rows = [row for row in self.layout.manifests if name in (row["digest"], tag_of(row))]
+        digest = str(rows[0]["digest"]) if what == "manifests" and rows else name
+        file = self.layout.root / "blobs/sha256" / digest.removeprefix("sha256:")
+        if not file.is_file():
+            self.send_error(404)
+            return
+        data = self.swapped if self.swapped is not None and what == "blobs" else file.read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Type", str(rows[0]["mediaType"]) if rows else "application/octet-stream")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name is the library's
+        pass
+
+
+def tag_of(row: Mapping[str, object]) -> str | None:
+    annotations = row.get("annotations")
+    return str(annotations["org.opencontainers.image.ref.name"]) if isinstance(annotations, dict) else None
+
+
+class TestRegistries:
+    @pytest.fixture
+    def registry(self, layout: Layout) -> Iterator[tuple[type[Registry], str]]:
+        pytest.importorskip("oras.provider", reason="the extra 'oci' is not installed")
+        handler = type("Handler", (Registry,), {"layout": layout})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield handler, f"oci://127.0.0.1:{server.server_port}/org/app"
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+    def test_an_artifact(self, layout: Layout, registry: tuple[type[Registry], str], opened: Open) -> None:
+        data = archive(FILES)
+        digest = layout.push(
+            layout.blob(data, FLUX_LAYER), tag="v1", annotations={"org.opencontainers.image.revision": "main@sha1:01"}
+        )
+        _, where = registry
+
+        source = opened(f"{where}:v1", "OCIRepository")
+
+        assert source.tree.digest == Directory.of(FILES).digest
+        assert source.revision == f"v1@{digest}"
+        assert (source.digest, source.origin_revision) == (sha256(data), "main@sha1:01")
+        assert opened(f"{where}@{digest}").revision == digest
+
+    @pytest.mark.parametrize(
+        "location",
+        [
+            "oci://",
+            "oci://user:s3cret@example.com/app",
+            "oci://example.com/UP",
+            "oci://example.com/a/..:x",
+            "oci://app",
+        ],
+    )
+    def test_a_text_that_names_no_artifact(self, opened: Open, location: str) -> None:
+        pytest.importorskip("oras.provider", reason="the extra 'oci' is not installed")
+
+        with pytest.raises(SourceError) as caught:
+            opened(location)
+        assert (
+            str(caught.value)
+            == f"'{location.replace('user:s3cret@', '')}' is not an artifact (oci://host/repository:tag)"
+        )
+
+    def test_a_missing_tag(self, layout: Layout, registry: tuple[type[Registry], str], opened: Open) -> None:
+        _, where = registry
+
+        with pytest.raises(SourceError) as caught:
+            opened(where)
+        assert str(caught.value) == f"'{where}': the registry answered 404"
+        assert caught.value.code is Code.NOT_FOUND
+
+    def test_a_swapped_layer_is_refused(
+        self, layout: Layout, registry: tuple[type[Registry], str], opened: Open
+    ) -> None:
+        layout.push(layout.blob(archive({"a": b"1"}), FLUX_LAYER), tag="v1")
+        handler, where = registry
+
+        handler.swapped = b"x"
+        with pytest.raises(SourceError, match=r"': digest mismatch: expected sha256:"):
+            opened(f"{where}:v1")
+        handler.swapped = b"x" * 100_000
+        with pytest.raises(SourceError) as caught:
+            opened(f"{where}:v1")
+        assert str(caught.value) == f"'{where}:v1': the registry sent more than was announced"
+
+    def test_a_manifest_must_have_the_digest_asked_for(
+        self, layout: Layout, registry: tuple[type[Registry], str], opened: Open
+    ) -> None:
+        digest = layout.push(layout.blob(archive({"a": b"1"}), FLUX_LAYER))
+        (layout.root / "blobs/sha256" / digest[7:]).write_bytes(b"{}")
+        _, where = registry
+
+        with pytest.raises(SourceError) as caught:
+            opened(f"{where}@{digest}")
+        assert str(caught.value) == f"'{where}@{digest}': digest mismatch: expected {digest}, got {sha256(b'{}')}"
+
+
 class TestLocations:
     def test_a_directory_names_its_content(self, tmp_path: Path, opened: Open) -> None:
         source = opened(write(tmp_path, FILES))
@@ -447,12 +561,16 @@ class TestLocations:
         assert str(caught.value) == f"'{tmp_path}/{name}' {what} a directory, .tar.gz, OCI layout or git repository"
         assert caught.value.code is Code.NOT_FOUND
 
-    def test_a_registry_says_what_works_instead(self, opened: Open) -> None:
+    def test_a_registry_without_the_extra_says_what_works_instead(
+        self, opened: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "oras.provider", None)
+
         with pytest.raises(SourceError) as caught:
             opened("oci://user:word@example.com/app:v1")
         assert str(caught.value) == (
-            "'oci://example.com/app:v1': registries are not read here (copy the artifact to an OCI layout,"
-            " as with 'oras copy --to-oci-layout', and name its directory)"
+            "'oci://example.com/app:v1': registries need the extra 'oci' of flux-sluice"
+            " (or copy the artifact to an OCI layout, and name its directory)"
         )
 
     def test_an_engine_limit_is_an_error_of_the_source(self, tmp_path: Path, cache: UnpackedCache) -> None:

@@ -31,6 +31,7 @@ from sluice.sources.git import (
 )
 from sluice.sources.git_command import redact
 from sluice.sources.oci import is_layout, open_layout
+from sluice.sources.oci_registry import SCHEME, open_registry
 
 __all__ = [
     "Cache",
@@ -41,6 +42,7 @@ __all__ = [
     "open_commit",
     "open_git",
     "open_layout",
+    "open_registry",
     "open_source",
     "open_worktree",
     "redact",
@@ -91,13 +93,9 @@ def open_source(
 
 
 def _registry(request: Request) -> Source | None:
-    if not request.location.startswith("oci://"):
+    if not request.location.startswith(SCHEME):
         return None
-    raise SourceError(
-        f"'{redact(request.location)}': registries are not read here (copy the artifact to an OCI layout,"
-        " as with 'oras copy --to-oci-layout', and name its directory)",
-        Code.FETCH,
-    )
+    return open_registry(request.location, request.cache, layer=request.layer)
 
 
 def _archive(request: Request) -> Source | None:

@@ -45,7 +45,9 @@ class _Index(Struct):
     manifests: Sequence[Descriptor]
 
 
-class _Manifest(Struct):
+class Manifest(Struct):
+    """An artifact: its layers, and what was noted about it."""
+
     layers: Sequence[Descriptor]
     annotations: Mapping[str, str] = {}
 
@@ -62,11 +64,13 @@ def open_layout(path: Path, tag: str | None, cache: Cache, *, layer: str | None 
     `flux push artifact`, else the first gzipped tar. Everything read on the way must have the size
     and digest that were announced. The revision is ``<tag>@sha256:<manifest>``.
     """
-    index = _decode(path, "index.json", _read(path, path / "index.json"), _Index)
+    where = str(path)
+    index = _decode(where, "index.json", _read(path, path / "index.json"), _Index)
     found = _select(path, index.manifests, tag)
-    manifest = _read_manifest(path, found)
-    content = _select_layer(path, manifest.layers, layer)
-    unpacked = unpack_file(_blob_path(path, content), str(path), cache, content.digest)
+    check_type(where, found.media_type)
+    manifest = read_manifest(where, _read(path, _blob_path(path, found)), found.digest)
+    content = select_layer(where, manifest.layers, layer)
+    unpacked = unpack_file(_blob_path(path, content), where, cache, content.digest)
     name = found.annotations.get(TAG)
     return Source(
         unpacked.tree,
@@ -87,19 +91,41 @@ def _select(path: Path, manifests: Sequence[Descriptor], tag: str | None) -> Des
     raise SourceError(f"'{path}': no artifact with tag '{tag or 'latest'}' (tags: {known})", Code.NOT_FOUND)
 
 
-def _select_layer(path: Path, layers: Sequence[Descriptor], media_type: str | None) -> Descriptor:
+def select_layer(where: str, layers: Sequence[Descriptor], media_type: str | None) -> Descriptor:
+    """The layer that holds the content."""
     wanted = [layer for layer in layers if layer.media_type == (media_type or FLUX_LAYER)]
     if not media_type:
         wanted += [layer for layer in layers if layer.media_type.endswith(("tar+gzip", "tar.gzip"))]
     if not wanted:
         known = ", ".join(sorted({layer.media_type for layer in layers})) or "none"
-        raise SourceError(f"'{path}': no layer of type '{media_type or FLUX_LAYER}' (types: {known})", Code.NOT_FOUND)
+        raise SourceError(f"'{where}': no layer of type '{media_type or FLUX_LAYER}' (types: {known})", Code.NOT_FOUND)
+    _check_digest(where, wanted[0].digest)
     return wanted[0]
 
 
+def read_manifest(where: str, data: bytes, digest: str) -> Manifest:
+    """The manifest in bytes that must have the digest."""
+    found = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    if found != digest:
+        raise SourceError(f"'{where}': digest mismatch: expected {digest}, got {found}", Code.DIGEST_MISMATCH)
+    return _decode(where, f"manifest {digest}", data, Manifest)
+
+
+def check_type(where: str, media_type: str) -> None:
+    """Refuse what is no manifest, as an index of several platforms."""
+    if media_type not in MANIFESTS:
+        known = " or ".join(MANIFESTS)
+        raise SourceError(f"'{where}': the artifact is a '{media_type}' (only {known})", Code.INVALID_ARCHIVE)
+
+
+def _check_digest(where: str, digest: str) -> None:
+    # It becomes a part of a path, or of a URL.
+    if not _DIGEST.fullmatch(digest):
+        raise SourceError(f"'{where}': '{digest}' is not a sha256 digest", Code.DIGEST_MISMATCH)
+
+
 def _blob_path(path: Path, blob: Descriptor) -> Path:
-    if not _DIGEST.fullmatch(blob.digest):
-        raise SourceError(f"'{path}': '{blob.digest}' is not a sha256 digest", Code.DIGEST_MISMATCH)
+    _check_digest(str(path), blob.digest)
     file = path / "blobs" / "sha256" / blob.digest.removeprefix("sha256:")
     try:
         size = file.stat().st_size
@@ -109,17 +135,6 @@ def _blob_path(path: Path, blob: Descriptor) -> Path:
         what = f"size mismatch of blob {blob.digest}: expected {blob.size} bytes, got {size}"
         raise SourceError(f"'{path}': {what}", Code.DIGEST_MISMATCH)
     return file
-
-
-def _read_manifest(path: Path, blob: Descriptor) -> _Manifest:
-    if blob.media_type not in MANIFESTS:
-        known = " or ".join(MANIFESTS)
-        raise SourceError(f"'{path}': the artifact is a '{blob.media_type}' (only {known})", Code.INVALID_ARCHIVE)
-    data = _read(path, _blob_path(path, blob))
-    found = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    if found != blob.digest:
-        raise SourceError(f"'{path}': digest mismatch: expected {blob.digest}, got {found}", Code.DIGEST_MISMATCH)
-    return _decode(path, f"manifest {blob.digest}", data, _Manifest)
 
 
 def _read(path: Path, file: Path) -> bytes:
@@ -133,8 +148,8 @@ def _read(path: Path, file: Path) -> bytes:
     return data
 
 
-def _decode(path: Path, name: str, data: bytes, kind: type[T]) -> T:
+def _decode(where: str, name: str, data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise SourceError(f"'{path}': {name} cannot be read: {error}", Code.INVALID_ARCHIVE) from error
+        raise SourceError(f"'{where}': {name} cannot be read: {error}", Code.INVALID_ARCHIVE) from error
