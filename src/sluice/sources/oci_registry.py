@@ -17,7 +17,7 @@ from sluice.sources.oci import MANIFESTS, MAX_JSON, ORIGIN_REVISION, check_type,
 
 SCHEME = "oci://"
 _REFERENCE = re.compile(
-    r"(localhost|[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)+|[a-zA-Z0-9.-]+(?=:))(:[0-9]{1,5})?"
+    r"([a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)+|[a-zA-Z0-9.-]+(?=:))(:[0-9]{1,5})?"
     r"(/[a-z0-9]+([._-]+[a-z0-9]+)*)+(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127}|@sha256:[0-9a-f]{64})?"
 )
 _LOOPBACK = ("127.0.0.1", "localhost")
