@@ -23,9 +23,10 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Struct
 
+from sluice.build import StoredArchive
 from sluice.core.errors import StorageError
 from sluice.core.limits import KIB, MIB
-from sluice.storage import KIND, OpenArchive, StoredArchive
+from sluice.storage import KIND, OpenArchive
 
 SMALL = 64 * KIB
 """Archives up to this size are kept in memory."""

@@ -21,11 +21,11 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from pathlib import Path
 
 from msgspec import Struct
 
+from sluice.build import State, StoredArchive
 from sluice.confined import (
     READ,
     Confined,
@@ -52,27 +52,6 @@ _PEERS_LEFTOVER = re.compile(r"([0-9]{1,10}\.tar\.gz)(\.lock|[0-9]+)")
 
 Key = tuple[str, str]
 """Namespace and name of an artifact."""
-
-
-class State(StrEnum):
-    """What became of a published archive."""
-
-    PRESENT = "present"
-    MISSING = "missing"
-    CORRUPTED = "corrupted"
-
-
-class StoredArchive(Struct, frozen=True):
-    """An archive in the store, as a status tells of it; `modified` is when it was written."""
-
-    path: str
-    digest: str
-    size: int
-    modified: datetime
-
-    @property
-    def filename(self) -> str:
-        return self.path.rpartition("/")[2]
 
 
 class OpenArchive(Struct, frozen=True):
@@ -131,8 +110,9 @@ class DiskStorage:
     of other names are not touched. Reading is safe from any thread.
     """
 
-    def __init__(self, root: Path, *, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(self, root: Path, *, algorithm: str = "sha256", limits: Limits = DEFAULT_LIMITS) -> None:
         self._files = Confined(root)
+        self._algorithm = algorithm
         self._limits = limits
         self._artifacts: dict[Key, dict[str, _Known]] = {}
         self._current: dict[Key, str] = {}
@@ -174,7 +154,7 @@ class DiskStorage:
         """Whether a file is believed to be stored; does not look at the disk."""
         return filename in self._artifacts.get((namespace, name), {})
 
-    def open(self, namespace: str, name: str, filename: str, *, algorithm: str = "sha256") -> OpenArchive | None:
+    def open(self, namespace: str, name: str, filename: str) -> OpenArchive | None:
         """An archive that is stored and intact; a damaged one is removed.
 
         Reads the whole file unless it is the one that was found good before.
@@ -189,16 +169,14 @@ class DiskStorage:
                 self._forget(namespace, name, filename)
                 return None
             undo.callback(os.close, descriptor)
-            if not self._is_intact(filename, known, descriptor, algorithm):
+            if not self._is_intact(filename, known, descriptor, self._algorithm):
                 self._remove(namespace, name, filename)
                 return None
             status = os.fstat(descriptor)
             undo.pop_all()
-        return OpenArchive(_archive(path, known, algorithm, status), io.FileIO(descriptor))
+        return OpenArchive(_archive(path, known, self._algorithm, status), io.FileIO(descriptor))
 
-    def find(
-        self, namespace: str, name: str, contents: bytes, *, algorithm: str = "sha256", published: str = ""
-    ) -> StoredArchive | None:
+    def find(self, namespace: str, name: str, contents: bytes, *, published: str = "") -> StoredArchive | None:
         """The stored archive with this contents digest; the one named `published` if several have it.
 
         A source-watcher's file is looked into only when `published` names it.
@@ -210,7 +188,7 @@ class DiskStorage:
                 continue
             with self._lock:
                 superseded, known.superseded = known.superseded, None
-            if opened := self.open(namespace, name, filename, algorithm=algorithm):
+            if opened := self.open(namespace, name, filename):
                 with opened.file as file:
                     if known.contents == wanted or self._look_inside(known, file.fileno()) == wanted:
                         return opened.archive
@@ -255,9 +233,7 @@ class DiskStorage:
         self._artifacts.setdefault((namespace, name), {}).setdefault(filename, _Known(filename))
         return True
 
-    def put(
-        self, namespace: str, name: str, tree: Directory, *, algorithm: str = "sha256", published: str = ""
-    ) -> StoredArchive:
+    def put(self, namespace: str, name: str, tree: Directory, *, published: str = "") -> StoredArchive:
         """Store a tree as an artifact's archive, unless an archive of it has the same contents.
 
         The file is complete under its name on return, and durable after `sync`. Nothing is left
@@ -265,15 +241,15 @@ class DiskStorage:
         """
         if not NAMESPACE.accepts(namespace) or not OBJECT_NAME.accepts(name):
             raise StorageError(f"'{namespace}/{name}' is not the name of an artifact ({OBJECT_NAME.words})")
-        found = self.find(namespace, name, tree.digest, algorithm=algorithm, published=published)
-        return found or self._write(namespace, name, tree, algorithm)
+        found = self.find(namespace, name, tree.digest, published=published)
+        return found or self._write(namespace, name, tree)
 
-    def _write(self, namespace: str, name: str, tree: Directory, algorithm: str) -> StoredArchive:
+    def _write(self, namespace: str, name: str, tree: Directory) -> StoredArchive:
         where = _path(namespace, name)
         try:
             with explained(where, "write"), self._files.directory(KIND, namespace, name, create=True) as directory:
                 with self._files.temporary(directory) as (temporary, out):
-                    written = write_archive(tree, out, ("sha256", algorithm))
+                    written = write_archive(tree, out, ("sha256", self._algorithm))
                     out.flush()
                     filename = f"{tree.digest.hex()[:32]}-{written.digests['sha256'][:16]}.tar.gz"
                     replace(directory, temporary, filename)
@@ -285,7 +261,7 @@ class DiskStorage:
         known = _Known(filename)
         known.digests, known.identity = dict(written.digests), _identity(status)
         self._artifacts.setdefault((namespace, name), {})[filename] = known
-        return _archive(_path(namespace, name, filename), known, algorithm, status)
+        return _archive(_path(namespace, name, filename), known, self._algorithm, status)
 
     def sync(self, archives: Iterable[StoredArchive]) -> None:
         """Return once these archives survive a power cut; before the first status that names them.

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from sluice.build import StoredArchive
 from sluice.core.errors import StorageError
 from sluice.core.tree import Directory
 from sluice.server import SMALL, ArtifactServer, Reply, advertised_base, plan_reply, select_range, split_address
-from sluice.storage import DiskStorage, StoredArchive
+from sluice.storage import DiskStorage
 
 ARCHIVE = StoredArchive("externalartifact/apps/web/x.tar.gz", "sha256:ab", 100, datetime(2026, 7, 1, 10, tzinfo=UTC))
 DATE = "Wed, 01 Jul 2026 10:00:00 GMT"
