@@ -98,15 +98,18 @@ class Proxy:
         task = asyncio.current_task()
         assert task
         self._pipes.add(task)
-        with suppress(OSError, asyncio.CancelledError):
-            up_reader, up_writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
-            self._writers |= {writer, up_writer}
-            try:
-                await asyncio.gather(self._up(reader, writer, up_writer), self._down(up_reader, writer))
-            finally:
-                writer.transport.abort()
-                up_writer.transport.abort()
-        self._pipes.discard(task)
+        self._writers.add(writer)
+        try:
+            with suppress(OSError, asyncio.CancelledError):
+                up_reader, up_writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
+                self._writers.add(up_writer)
+                try:
+                    await asyncio.gather(self._up(reader, writer, up_writer), self._down(up_reader, writer))
+                finally:
+                    up_writer.transport.abort()
+        finally:
+            writer.transport.abort()
+            self._pipes.discard(task)
 
     async def _up(self, reader: asyncio.StreamReader, back: asyncio.StreamWriter, writer: asyncio.StreamWriter) -> None:
         while chunk := await reader.read(1 << 16):

@@ -11,13 +11,14 @@ import asyncio
 import random
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 from http import HTTPStatus
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
+from weakref import WeakSet
 
 import aiohttp
 import msgspec
@@ -43,6 +44,9 @@ RETRY_DELAYS = (0.1, 0.4, 1.0)
 """Seconds before an idempotent request is sent again after its connection failed."""
 MAX_REFUSALS = 5
 """How often one request is sent again because the server was too busy."""
+
+CLOSING_STEPS = 100
+"""Turns of the loop that connections get to close; a handful is enough."""
 
 _SOCKET_OPTIONS = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -126,11 +130,12 @@ class Client:
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311  spreads retries, guards nothing
         self._host = urlsplit(config.server).netloc
+        self._sockets: WeakSet[socket.socket] = WeakSet()
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60, socket_factory=_make_socket),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60, socket_factory=self._make_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=self._timeout,
             headers=_headers(self._config),
@@ -143,6 +148,23 @@ class Client:
     ) -> None:
         assert self._session is not None
         await self._session.close()
+        # Cancelled requests leave connections that still say goodbye in TLS; the loop may end before they do.
+        left = [made for made in self._sockets if made.fileno() != -1]
+        for made in left:
+            with suppress(OSError):
+                made.shutdown(socket.SHUT_RDWR)
+        for _ in range(CLOSING_STEPS):
+            if all(made.fileno() == -1 for made in left):
+                break
+            await asyncio.sleep(0)
+
+    def _make_socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        """A socket that notices within a minute when nobody is there any more."""
+        made = socket.socket(address[0], address[1], address[2])
+        for level, option, value in _SOCKET_OPTIONS:
+            made.setsockopt(level, option, value)
+        self._sockets.add(made)
+        return made
 
     @property
     def namespace(self) -> str:
@@ -415,11 +437,3 @@ def _headers(config: ClientConfig) -> CIMultiDict[str]:
         for value in values:
             headers.add(f"Impersonate-Extra-{quote(name, safe='')}", value)
     return headers
-
-
-def _make_socket(address: tuple[Any, ...]) -> socket.socket:
-    """A socket that notices within a minute when nobody is there any more."""
-    made = socket.socket(address[0], address[1], address[2])
-    for level, option, value in _SOCKET_OPTIONS:
-        made.setsockopt(level, option, value)
-    return made
