@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from sluice.build import StoredArchive
 from sluice.cli.workshop import Built
 from sluice.content import describe
 from sluice.control.objects import GENERATOR_LABEL, MANAGED_BY, MANAGED_BY_LABEL, ORIGIN_REVISION
 from sluice.core.errors import StorageError
 from sluice.core.spec import API_VERSION, KIND
 from sluice.core.yaml_out import dump_value
-from sluice.storage import DiskStorage, StoredArchive
+from sluice.storage import DiskStorage
 
 EPOCH: Final = "1970-01-01T00:00:00Z"
 
