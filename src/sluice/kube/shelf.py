@@ -1,0 +1,147 @@
+"""The objects of one kind as they were last seen: by a watch, or in the answer to a write of ours.
+
+Both tell of the same object, in any order: a watch may report a write before its answer is here, or
+long after, and somebody else may have changed the object before or since. So what a watch says of an
+object waits while it is written; versions decide which state is newer; and whether somebody else had
+a hand in an answer shows in the fields that the write did not mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from msgspec import Struct
+
+from sluice.control.objects import ExternalArtifact, Generator, Key
+
+T = TypeVar("T", Generator, ExternalArtifact)
+
+
+class Change(Struct, Generic[T], frozen=True):
+    """What happened to an object; `is_ours` if nobody but us had a hand in it."""
+
+    key: Key
+    before: T | None
+    after: T | None
+    is_ours: bool = False
+
+
+class Shelf(Generic[T]):
+    """All objects of a kind that are known, each in its newest known state."""
+
+    def __init__(self, changed: Callable[[Change[T]], None], *, is_created_by_us: bool) -> None:
+        self._changed: Callable[[Change[T]], None] = changed
+        self._is_created_by_us = is_created_by_us
+        self._objects: dict[Key, T] = {}
+        self._held: dict[Key, list[Callable[[], None]]] = {}
+        self._writers: dict[Key, int] = {}
+        self._deleted: dict[Key, tuple[str, bool]] = {}
+        self._unconfirmed: set[Key] = set()
+
+    def get(self, key: Key) -> T | None:
+        return self._objects.get(key)
+
+    def all(self) -> tuple[T, ...]:
+        return tuple(self._objects.values())
+
+    @contextmanager
+    def writing(self, key: Key) -> Iterator[None]:
+        """While an object is written, what the watch says of it waits."""
+        held = self._held.setdefault(key, [])
+        self._writers[key] = self._writers.get(key, 0) + 1
+        try:
+            yield
+        finally:
+            self._writers[key] -= 1
+            if not self._writers[key]:
+                del self._writers[key], self._held[key]
+                for report in held:
+                    report()
+
+    # What the watch says
+
+    def observe(self, item: T) -> None:
+        """An object is new or has changed."""
+        if item.key in self._held:
+            self._held[item.key].append(lambda: self.learn(item))
+        else:
+            self.learn(item)
+
+    def lose(self, key: Key, last: T | None) -> None:
+        """An object is gone, and this was its last state if that was seen."""
+        if key in self._held:
+            self._held[key].append(lambda: self._lose(key, last))
+        else:
+            self._lose(key, last)
+
+    def settle(self) -> None:
+        """All that exists has been reported: what we made and nobody reported since may be gone.
+
+        If it is not, because it is younger than the report, the watch tells in a moment.
+        """
+        for key in tuple(self._unconfirmed):
+            self.lose(key, None)
+
+    def learn(self, item: T) -> None:
+        """Somebody else's doing, seen at once rather than after the write that is under way."""
+        key = item.key
+        self._unconfirmed.discard(key)
+        uid, is_gone = self._deleted.get(key, ("", False))
+        if uid == item.uid and (is_gone or not item.is_deleted):
+            return
+        before = self._objects.get(key)
+        if before is not None and not _is_newer(item.resource_version, before.resource_version):
+            return
+        self._objects[key] = item
+        if before is None or _differ(before, item, ("resource_version",)):
+            self._changed(Change(key, before, item))
+
+    def _lose(self, key: Key, last: T | None) -> None:
+        self._unconfirmed.discard(key)
+        self._deleted.pop(key, None)
+        before = self._objects.get(key)
+        if before is None:
+            return
+        # An object of this name that was made after the one that is gone is another one.
+        if last is not None and last.uid != before.uid and _is_newer(before.resource_version, last.resource_version):
+            return
+        del self._objects[key]
+        self._changed(Change(key, before, None))
+
+    # What we did
+
+    def enter(self, item: T, ours: Collection[str]) -> None:
+        """The answer to a write of the fields `ours`."""
+        key = item.key
+        before = self._objects.get(key)
+        if before is None and not self._is_created_by_us:
+            return  # it has left the shelf, and only the watch may bring it back
+        if before is None:
+            self._unconfirmed.add(key)
+        elif not _is_newer(item.resource_version, before.resource_version):
+            return
+        self._objects[key] = item
+        is_ours = before is None or not _differ(before, item, ("resource_version", *ours))
+        self._changed(Change(key, before, item, is_ours))
+
+    def remove(self, key: Key, uid: str, *, is_gone: bool) -> None:
+        """We deleted an object; unless it `is_gone`, finalizers of others may still keep it."""
+        self._unconfirmed.discard(key)
+        before = self._objects.get(key)
+        if before is not None and before.uid == uid:
+            self._deleted[key] = (uid, is_gone)
+            del self._objects[key]
+            self._changed(Change(key, before, None, is_ours=True))
+
+
+def _is_newer(version: str, than: str) -> bool:
+    """Whether a version is later than another; unless both are numbers, whether it is another."""
+    if version.isdecimal() and than.isdecimal():
+        return int(version) > int(than)
+    return version != than
+
+
+def _differ(one: T, other: T, ignored: Collection[str]) -> bool:
+    return any(getattr(one, name) != getattr(other, name) for name in one.__struct_fields__ if name not in ignored)
