@@ -450,7 +450,8 @@ class TestDamage:
 
     def test_a_stream_cut_inside_a_block_is_refused_unless_only_padding_is_missing(self) -> None:
         stream = b"".join(tar.tar_stream(self.TREE))
-        ends = [member.offset_data + member.size for member in tarfile.open(fileobj=io.BytesIO(stream)).getmembers()]
+        with tarfile.open(fileobj=io.BytesIO(stream)) as archive:
+            ends = [member.offset_data + member.size for member in archive]
         padding = {at for end in ends for at in range(end, end + -end % 512)}
 
         for end in range(len(stream)):
