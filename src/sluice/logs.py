@@ -1,0 +1,75 @@
+"""Logs: one line for each thing that happened, on standard output."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+import structlog
+
+TRACE = 5
+
+
+class Level(StrEnum):
+    """How much is logged."""
+
+    TRACE = "trace"
+    DEBUG = "debug"
+    INFO = "info"
+    ERROR = "error"
+
+
+class Encoding(StrEnum):
+    """How a line looks."""
+
+    JSON = "json"
+    CONSOLE = "console"
+
+
+_LEVELS: Mapping[str, int] = {
+    Level.TRACE: TRACE,
+    Level.DEBUG: logging.DEBUG,
+    Level.INFO: logging.INFO,
+    Level.ERROR: logging.ERROR,
+}
+
+
+def configure(level: str, encoding: Encoding) -> None:
+    """Set up logging for the process; a level that is not known is info."""
+    renderer = _render_json if encoding is Encoding.JSON else _render_console
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, _stamp, structlog.processors.format_exc_info, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS.get(level, logging.INFO)),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+    # Libraries complain to nobody: what they raise is translated and logged by us.
+    logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+def _stamp(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event["ts"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return event
+
+
+def _render_json(logger: object, method: str, event: MutableMapping[str, Any]) -> str:
+    ordered = {"level": event.pop("level"), "ts": event.pop("ts"), "msg": event.pop("event"), **event}
+    return msgspec.json.encode(ordered, enc_hook=str).decode(errors="replace")
+
+
+def _render_console(logger: object, method: str, event: MutableMapping[str, Any]) -> str:
+    head = f"{event.pop('ts')}\t{str(event.pop('level')).upper()}\t{event.pop('event')}"
+    rest = msgspec.json.encode(dict(event), enc_hook=str).decode(errors="replace") if event else ""
+    return f"{head}\t{rest}".rstrip()
+
+
+def logger() -> structlog.typing.FilteringBoundLogger:
+    """The process's logger."""
+    log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    return log
