@@ -8,6 +8,7 @@ Flux's source-watcher does, which reads a file of several documents as one and r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TypeVar
 
 from sluice.core import yaml11
@@ -22,7 +23,6 @@ from sluice.core.yaml import (
     check_size,
     documents,
     fields,
-    parse,
     to_value,
 )
 from sluice.core.yaml11 import Plain
@@ -76,7 +76,7 @@ def _side(name: str, read: Callable[[bytes, Limits], T], data: bytes, limits: Li
 
 
 def _read_mapping(data: bytes, limits: Limits) -> MappingNode:
-    found = parse(data, limits)
+    found = list(islice(documents(data, limits), 2))
     if len(found) > 1:
         raise InvalidYaml("a second document (one is merged)", found[1].line, found[1].column)
     node = found[0] if found else Scalar("")

@@ -1,13 +1,10 @@
-"""YAML: bounded in, faithful out.
+"""YAML within bounds: files as nodes that remember how they were written.
 
-A file becomes nodes that remember what was written: the text and quoting of scalars, tags, and where
-each began. Nodes are composed here from libyaml's events, because PyYAML's own composer recurses in C
-and dies on deep nests; every limit holds while events are read, and counts what aliases stand for.
-Nothing is ever constructed from a tag.
+A node keeps the text and quoting of a scalar, its tag and where it began. Nodes are composed here from
+libyaml's events, because PyYAML's own composer recurses in C and dies on deep nests; every limit holds
+while events are read, and counts what aliases stand for. Nothing is ever constructed from a tag.
 
-`parse` gives nodes, `load` plain values, `locate` the position of a field. `dump` writes nodes as
-block YAML that reads back as the same values, by readers of YAML 1.1 and 1.2; `dump_value` does so
-for plain values.
+`parse` gives nodes, `load` plain values, `locate` the position of a field; `core.yaml_out` writes.
 """
 
 from __future__ import annotations

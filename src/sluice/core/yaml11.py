@@ -13,7 +13,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
 from functools import cmp_to_key
@@ -249,7 +249,7 @@ def _sorted(value: Plain) -> Plain:
 
 
 _REFUSED = re.compile("[\x7f-\x84\x86-\x9f\ufffe\uffff]")
-_LINE_BREAK = re.compile(" *\x85[ \x85]*")
+_LINE_BREAK = re.compile("(?<! ) *\x85[ \x85]*")
 _LONG_ESCAPES = re.compile("[<>&\u2028\u2029]")
 MAX_JSON_KEY = 1024
 
@@ -360,33 +360,43 @@ def _spell(scalar: Scalar, indent: int, column: int, is_key: bool) -> str:
         return block_header("|", text, " \n") + indented(text.removesuffix("\n"), indent)
     if style == "" and not special:
         if can_be_plain(text) and not text.startswith(("---", "...")):
-            return _folded(text, {}, indent, column, width)
-        return "'" + _folded(text, {"'": "''"}, indent, column + 1, width) + "'"
-    escapes = {char: _escape(char) for char in _QUOTED.findall(text)}
-    return '"' + _folded(text, escapes, indent, column + 1, width, double=True) + '"'
+            return _folded(text, str, indent, column, width)
+        return "'" + _folded(text, _double_apostrophes, indent, column + 1, width) + "'"
+    return '"' + _folded(text, _escaped, indent, column + 1, width, double=True) + '"'
 
 
-def _escape(char: str) -> str:
-    code = ord(char)
-    if char in _ESCAPES:
-        return _ESCAPES[char]
+def _double_apostrophes(text: str) -> str:
+    return text.replace("'", "''")
+
+
+def _escaped(text: str) -> str:
+    return _QUOTED.sub(lambda found: _ESCAPES.get(found[0]) or _numeric_escape(ord(found[0])), text)
+
+
+def _numeric_escape(code: int) -> str:
     return f"\\x{code:02X}" if code < 0x100 else f"\\u{code:04X}" if code < 0x10000 else f"\\U{code:08X}"
 
 
 def _folded(
-    text: str, escapes: Mapping[str, str], indent: int, column: int, width: float, *, double: bool = False
+    text: str, escape: Callable[[str], str], indent: int, column: int, width: float, *, double: bool = False
 ) -> str:
-    """Text with a line break instead of each space beyond the width where one may stand."""
-    out: list[str] = []
-    after_space = False
-    for index, char in enumerate(text):
-        following = text[index + 1 : index + 2]
-        if char == " " and column > width and index and following and not after_space and (double or following != " "):
-            piece = "\n" + " " * indent + ("\\" if following == " " else "")
-            column = len(piece) - 1
+    """Text with a line break for each space beyond the width, where one may stand.
+
+    The spaces at either end and all but the first of a run stay; in front of more spaces only
+    double quotes can break, with a backslash.
+    """
+    words = text.split(" ")
+    last = len(words) - 1
+    out = [escape(words[0])]
+    column += len(out[0])
+    for index in range(1, len(words)):
+        word = escape(words[index])
+        if column > width and words[index - 1] and (word or (double and index < last)):
+            gap = "\n" + " " * indent + ("" if word else "\\")
+            column = len(gap) - 1
         else:
-            piece = escapes.get(char, char)
-            column += len(piece)
-        out.append(piece)
-        after_space = char == " "
+            gap = " "
+            column += 1
+        out += gap, word
+        column += len(word)
     return "".join(out)

@@ -147,7 +147,9 @@ _TAG_SAFE = "#;/?:@&=+$_.~*'()-"
 
 # --- spelling scalars as they were written ---------------------------------------------------------
 
-_PLAIN = re.compile(r"""(?![ \t,\[\]{}#&*!|>'"%@`]|[-?:](?:[ \t]|\Z))(?:[^:#]|:(?![ \t]|\Z)|(?<![ \t])#)*(?<![ \t])""")
+_PLAIN = re.compile(
+    r"""(?![ \t,\[\]{}#&*!|>'"%@`]|[-?:](?:[ \t]|\Z))(?:[^:#]++|:(?![ \t]|\Z)|(?<![ \t])#)*(?<![ \t])"""
+)
 _UNPRINTABLE = re.compile("[^\t\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _ESCAPED = re.compile(f'["\\\\\n\t]|{_UNPRINTABLE.pattern}')
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
