@@ -224,6 +224,37 @@ class TestCandidates:
 
         assert lease.spec["holderIdentity"] == "b"
 
+    async def test_a_change_by_somebody_else_does_not_keep_it_from_being_given_up(
+        self, stand: Any, lease: Lease
+    ) -> None:
+        async with stand("a") as a:
+            await a.gained()
+        lease.merge({"metadata": {"annotations": {"note": "1"}}})
+        await a.candidate.release()
+
+        assert lease.spec["holderIdentity"] == ""
+
+    async def test_time_counts_from_before_it_was_asked_for(
+        self, proxy: Proxy, config: ClientConfig, namespace: str
+    ) -> None:
+        clock = HandClock()
+
+        def slow(chunk: bytes) -> bytes:
+            clock.seconds += 10
+            return chunk
+
+        async with Client(ClientConfig(proxy.url, token=config.token), clock=HandClock()) as client:
+            candidate = Candidate(client, namespace, "x", "a", clock=clock)
+            assert await candidate._try()
+            asked_at = clock.seconds
+            proxy.on_answer = slow
+            assert await candidate._try()
+
+        clock.seconds = asked_at + 29.9
+        assert candidate.holds()
+        clock.seconds = asked_at + 30
+        assert not candidate.holds()
+
     async def test_a_lease_that_expired_long_ago_is_not_trusted_to_have(self, stand: Any, lease: Lease) -> None:
         # Its time is somebody else's clock: only what we see counts.
         lease.create(holderIdentity="b", leaseDurationSeconds=20, renewTime="2001-01-01T00:00:00.000000Z")
