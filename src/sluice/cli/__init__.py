@@ -7,10 +7,12 @@ A verb is a row of `COMMANDS` and a module that is imported when the verb is use
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import click
 
@@ -123,4 +125,10 @@ def cli() -> None:
 
 def main() -> None:
     """The program ``sluice``."""
+    signal.signal(signal.SIGTERM, _stop)
     cli.main()
+
+
+def _stop(number: int, _: FrameType | None) -> NoReturn:
+    # As an exception, so that what is half written is taken away.
+    raise SystemExit(128 + number)

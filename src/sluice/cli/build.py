@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 
 import click
 from msgspec.structs import replace
@@ -26,11 +24,6 @@ from sluice.core.spec import NAMESPACE, SourceRef
 
 SHOWN = 3
 """Names of files that one line of words lists."""
-
-
-def _stop(number: int, _: FrameType | None) -> object:
-    # As an exception, so that what is half written is taken away.
-    raise SystemExit(128 + number)
 
 
 @click.command("build", short_help="Compose artifacts from files: for CI and laptops.")
@@ -119,7 +112,6 @@ def command(
       1  an artifact failed; the others are built
       2  nothing was attempted: a manifest or an option is wrong
     """
-    signal.signal(signal.SIGTERM, _stop)
     if not NAMESPACE.accepts(namespace):
         raise click.BadParameter(f"'{namespace}' is not a namespace ({NAMESPACE.words})", param_hint="--namespace")
     with Words() as words:

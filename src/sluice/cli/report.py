@@ -9,12 +9,12 @@ from typing import Any
 
 from msgspec import Struct
 
+from sluice.build import StoredArchive
 from sluice.cli.output import human_size, table
 from sluice.cli.workshop import Built
 from sluice.core.compose import Placement
 from sluice.core.tree import Directory, File, Link
 from sluice.core.yaml_out import dump_value
-from sluice.storage import StoredArchive
 
 
 class Format(StrEnum):
