@@ -12,6 +12,25 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
+
+MAX_QUOTED = 300
+"""Characters that an error repeats of one value."""
+
+
+def printable(text: str) -> str:
+    """A text with every character escaped that could end a line, move a cursor or not be encoded.
+
+    Errors quote what users, archives and servers wrote, and end up in conditions, logs and terminals.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def quote(value: str) -> str:
+    """A value in quotes, as an error shows it: never long."""
+    return f"'{value}'" if len(value) <= MAX_QUOTED else f"'{value[:MAX_QUOTED]}…'"
 
 
 class Code(StrEnum):
@@ -48,12 +67,19 @@ class Problem(Struct, frozen=True):
     text: str
     where: str = ""
 
+    def __post_init__(self) -> None:
+        force_setattr(self, "text", printable(self.text))
+        force_setattr(self, "where", printable(self.where))
+
     def __str__(self) -> str:
         return f"{self.where}: {self.text}" if self.where else self.text
 
 
 class SluiceError(Exception):
     """Everything that Sluice reports; a bug is something else and keeps its traceback."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
 
 
 class SpecError(SluiceError):

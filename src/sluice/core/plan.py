@@ -10,10 +10,10 @@ import msgspec
 from msgspec import Struct
 
 from sluice.core.dialect import Dialect, Exclude, Selection
-from sluice.core.errors import Code, Problem, SpecError
+from sluice.core.errors import Code, Problem, SpecError, quote
 from sluice.core.limits import DEFAULT_LIMITS, Limits
 from sluice.core.pathpattern import Failure, Rendered, expand_path_pattern, parse_path_pattern
-from sluice.core.spec import ArtifactGenerator, ArtifactSpec, CopySpec, Strategy
+from sluice.core.spec import ArtifactGenerator, ArtifactSpec, CopySpec, Strategy, unknown_alias
 from sluice.core.tree import Directory
 
 MAX_EXCLUDES = 100
@@ -150,15 +150,14 @@ class _CopyReader:
         before = len(self.problems)
         alias, slash, pattern = spec.source.partition("/")
         if not alias.startswith("@") or not slash:
-            self._note(Code.INVALID_SPEC, "from", f"'{spec.source}' names no source ('@<alias>/<path>')")
+            self._note(Code.INVALID_SPEC, "from", f"{quote(spec.source)} names no source ('@<alias>/<path>')")
         if not spec.to.startswith("@artifact/"):
-            self._note(Code.INVALID_SPEC, "to", f"'{spec.to}' is not below the artifact ('@artifact/<path>')")
+            self._note(Code.INVALID_SPEC, "to", f"{quote(spec.to)} is not below the artifact ('@artifact/<path>')")
         self._check_sizes(spec)
         if len(self.problems) > before:
             return None
         if alias[1:] not in self.aliases:
-            declared = ", ".join(sorted(self.aliases)) or "none"
-            self._note(Code.UNKNOWN_ALIAS, "from", f"source alias '{alias[1:]}' not found (declared: {declared})")
+            self._note(Code.UNKNOWN_ALIAS, "from", unknown_alias(alias[1:], self.aliases))
         excludes = [
             self._attempt(self.dialect.exclude, text, f"exclude[{number}]") for number, text in enumerate(spec.exclude)
         ]
@@ -182,9 +181,9 @@ class _CopyReader:
     def _check_sizes(self, spec: CopySpec) -> None:
         for field, text in (("from", spec.source), ("to", spec.to)):
             if len(text) > MAX_TEXT:
-                self._note(Code.LIMIT, field, f"{len(text)} characters (1 to {MAX_TEXT})")
+                self._note(Code.INVALID_SPEC, field, f"{len(text)} characters (1 to {MAX_TEXT})")
         if len(spec.exclude) > MAX_EXCLUDES:
-            self._note(Code.LIMIT, "exclude", f"{len(spec.exclude)} items (at most {MAX_EXCLUDES})")
+            self._note(Code.INVALID_SPEC, "exclude", f"{len(spec.exclude)} items (at most {MAX_EXCLUDES})")
 
     def _note(self, code: Code, field: str, text: str) -> None:
         self.problems.append(Problem(code, text, f"{self._where}.{field}"))
@@ -200,7 +199,7 @@ class _CopyReader:
 
 def _strategy(text: str, limits: Limits) -> Strategy:
     if text not in tuple(Strategy):
-        raise SpecError(Problem(Code.INVALID_SPEC, f"'{text}' is not one of {', '.join(Strategy)}"))
+        raise SpecError(Problem(Code.INVALID_SPEC, f"{quote(text)} is not one of {', '.join(Strategy)}"))
     return Strategy(text)
 
 

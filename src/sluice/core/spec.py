@@ -9,7 +9,7 @@ one artifact never costs another.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import TypeVar
@@ -17,7 +17,7 @@ from typing import TypeVar
 from msgspec import Struct
 
 from sluice.core import yaml
-from sluice.core.errors import Code, Problem, SpecError
+from sluice.core.errors import Code, Problem, SpecError, quote
 from sluice.core.limits import DEFAULT_LIMITS, Limits
 
 GROUP = "source.extensions.fluxcd.io"
@@ -128,7 +128,8 @@ def parse_manifests(
     `namespace` is for objects that name none. Raises `SpecError` with the problems of all of them,
     or `BuildError` where the text is not YAML.
     """
-    generators, problems = [], []
+    generators: list[ArtifactGenerator] = []
+    problems: list[Problem] = []
     for manifest in yaml.load(text, limits):
         if isinstance(manifest, Mapping) and manifest.get("kind") == KIND:
             try:
@@ -151,7 +152,7 @@ def parse_generator(
     problems: list[Problem] = []
     root = _Fields(manifest, "", problems, known=None)
     if (version := manifest.get("apiVersion")) != API_VERSION:
-        root.report("apiVersion", f"{version!r} is not supported (supported: {API_VERSION})")
+        root.report("apiVersion", f"{_found(version)} is not supported (supported: {API_VERSION})")
     metadata = root.mapping("metadata", known=None)
     name = metadata.text("name", OBJECT_NAME)
     home = metadata.text("namespace", NAMESPACE, default=namespace)
@@ -201,12 +202,15 @@ def validate(generator: ArtifactGenerator) -> list[Problem]:
             problems.append(Problem(Code.INVALID_SPEC, text, f"{where}.name"))
         if artifact.revision is not None and artifact.revision not in aliases:
             text = f"artifact {artifact.name} revision source alias '{artifact.revision}' not found"
-            problems.append(Problem(Code.UNKNOWN_ALIAS, f"{text} ({_declared(aliases)})", f"{where}.revision"))
+            problems.append(Problem(Code.UNKNOWN_ALIAS, text, f"{where}.revision"))
     return problems
 
 
-def _declared(aliases: Iterable[str]) -> str:
-    return f"declared: {', '.join(sorted(aliases)) or 'none'}"
+def unknown_alias(alias: str, declared: Collection[str]) -> str:
+    """What to say of an alias that no source has; names the ones there are."""
+    shown = ", ".join(sorted(declared)[:10]) or "none"
+    more = f" and {len(declared) - 10} more" if len(declared) > 10 else ""
+    return f"source alias {quote(alias)} not found (declared: {shown}{more})"
 
 
 _KNOWN: Mapping[str, frozenset[str] | None] = {
@@ -262,7 +266,7 @@ class _Fields:
                 self._note(self._path(str(key)), f"unknown field ({_suggest(str(key), known)})")
 
     def _path(self, key: str) -> str:
-        return f"{self.where}.{key}" if self.where else key
+        return f"{self.where}.{key[:80]}" if self.where else key[:80]
 
     def _note(self, where: str, text: str) -> None:
         self.problems.append(Problem(Code.INVALID_SPEC, text, where))
@@ -284,9 +288,10 @@ class _Fields:
         return {str(name): value for name, value in inner.values.items() if isinstance(value, str)}
 
     def text(self, key: str, rule: Rule | None = None, *, default: str | None = None, optional: bool = False) -> str:
-        value = self.values.get(key, default)
+        value = self.values.get(key)
         if value is None:
-            if not optional:
+            # As for the API server, null is as good as absent.
+            if default is None and not optional:
                 self.report(key, "required")
         elif not isinstance(value, str):
             self.report(key, f"{_found(value)} is not a string (quote it)")
@@ -339,7 +344,7 @@ def _found(value: object) -> str:
     """A value as an error shows it: short, and never the inside of a collection."""
     match value:
         case str():
-            return f"'{value[:80]}'"
+            return quote(value)
         case None:
             return "null"
         case bool():
