@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from msgspec import Struct
 
 from sluice.core.dialect import Dialect
-from sluice.core.errors import BuildError, Code, Problem, SluiceError, SpecError
+from sluice.core.errors import BuildError, Code, LimitExceeded, Problem, SluiceError, SpecError, quote
 from sluice.core.limits import Limits
-from sluice.core.spec import OBJECT_NAME, ArtifactGenerator, ArtifactSpec, CopySpec
+from sluice.core.spec import OBJECT_NAME, ArtifactGenerator, ArtifactSpec, CopySpec, unknown_alias
 from sluice.core.tree import Directory
 
 _IDENTIFIER = re.compile("[A-Za-z_][A-Za-z0-9_]*")
@@ -60,18 +60,19 @@ def parse_path_pattern(text: str, aliases: Sequence[str], dialect: Dialect) -> P
     """Read a pathPattern. Raises `SpecError`."""
     head, slash, path = text.partition("/")
     if not slash or not head.startswith("@"):
-        raise _wrong(f"'{text}' has no source ('@<alias>/<path>')")
+        raise _wrong(f"{quote(text)} has no source ('@<alias>/<path>')")
     alias = head[1:]
     if alias not in aliases:
-        declared = ", ".join(sorted(aliases)) or "none"
-        raise SpecError(Problem(Code.UNKNOWN_ALIAS, f"source alias '{alias}' not found (declared: {declared})", WHERE))
+        raise SpecError(Problem(Code.UNKNOWN_ALIAS, unknown_alias(alias, aliases), WHERE))
     tokens = _tokens(path, text)
     captures = [token.name for token in tokens if isinstance(token, Capture)]
     for name in captures:
         if captures.count(name) > 1:
-            raise _wrong(f"'{text}' captures '{name}' twice")
+            raise _wrong(f"{quote(text)} captures {quote(name)} twice")
         if not (name[0].isalnum() and name[-1].isalnum() and len(name) <= _MAX_LABEL):
-            raise _wrong(f"'{name}' is not a label (letters, digits and '_', alphanumeric at both ends, at most 63)")
+            raise _wrong(
+                f"{quote(name)} is not a label (letters, digits and '_', alphanumeric at both ends, at most 63)"
+            )
     components = _split(tokens)
     if not dialect.lenient_pattern:
         components = _normalised(components, text)
@@ -98,34 +99,48 @@ def _split(tokens: Sequence[Token]) -> list[list[Token]]:
 
 def _normalised(components: list[list[Token]], text: str) -> list[list[Token]]:
     if len(components) > 1 and not components[0]:
-        raise _wrong(f"'{text}' has a leading slash after its source (a path below it)")
+        raise _wrong(f"{quote(text)} has a leading slash after its source (a path below it)")
     if [".."] in components:
-        raise _wrong(f"'{text}' holds '..' (a path below the source)")
+        raise _wrong(f"{quote(text)} holds '..' (a path below the source)")
     return [component for component in components if component not in ([], ["."])]
 
 
-def _tokens(text: str, of: str) -> list[Token]:
-    """Literal texts and captures of a pattern or template, where every brace is a capture's."""
+def _tokens(text: str, of: str, *, alternatives: bool = False) -> list[Token]:
+    r"""Literal texts and captures of a pattern or template, where every brace is a capture's.
+
+    With `alternatives`, braces with a comma are literal text, captures may stand between them, and
+    ``\x`` is text too.
+    """
     tokens: list[Token] = []
-    position = 0
-    while position < len(text):
-        opening = text.find("{", position)
-        literal = text[position:] if opening < 0 else text[position:opening]
-        if "}" in literal:
-            raise _wrong(f"'{of}' has a '}}' without a '{{'")
-        if literal:
-            tokens.append(literal)
-        if opening < 0:
-            break
-        closing = text.find("}", opening)
-        if closing < 0:
-            raise _wrong(f"'{of}' has a '{{' without a '}}'")
-        name = text[opening + 1 : closing]
-        if not _IDENTIFIER.fullmatch(name):
-            raise _wrong(f"'{{{name}}}' in '{of}' is not a capture (letters, digits and '_', no digit first)")
-        tokens.append(Capture(name))
-        position = closing + 1
-    return tokens
+    literal = at = 0
+    opened: list[tuple[int, bool]] = []  # where braces opened, and whether a comma was seen in each
+    while at < len(text):
+        match text[at]:
+            case "\\" if alternatives:
+                at += 1
+            case "{":
+                opened.append((at, False))
+            case "," if opened and alternatives:
+                opened[-1] = opened[-1][0], True
+            case "}":
+                if not opened:
+                    raise _wrong(f"{quote(of)} has a '}}' without a '{{'")
+                opening, has_comma = opened.pop()
+                if not has_comma:
+                    tokens += [text[literal:opening], _capture(text[opening + 1 : at], of)]
+                    literal = at + 1
+        at += 1
+    if opened:
+        raise _wrong(f"{quote(of)} has a '{{' without a '}}'")
+    return [token for token in [*tokens, text[literal:]] if token]
+
+
+def _capture(name: str, of: str) -> Capture:
+    if not _IDENTIFIER.fullmatch(name):
+        raise _wrong(
+            f"{quote(f'{{{name}}}')} in {quote(of)} is not a capture (letters, digits and '_', no digit first)"
+        )
+    return Capture(name)
 
 
 # --- matching -----------------------------------------------------------------------------------
@@ -198,25 +213,30 @@ def expand_path_pattern(
     if not directories and dialect.lenient_pattern:
         return ()
     check_templates(generator, pattern, dialect)
-    results: dict[str, Rendered | Failure] = {}
+    made: dict[str, list[Rendered | Failure]] = {}
     for path, captured in directories:
         for spec in generator.artifacts:
-            made = _render(spec, captured, path, dialect)
-            name = made.spec.name if isinstance(made, Rendered) else made.name
-            there = results.get(name)
-            if isinstance(there, Rendered):
-                made = _collision(name, there.directory, path)
-            if not isinstance(there, Failure):
-                results[name] = made
-            if len(results) > limits.artifacts:
-                text = f"'{pattern.text}' gives more than {limits.artifacts} artifacts (limit: artifacts)"
-                raise BuildError(text, Code.LIMIT)
-    return tuple(results.values())
+            result = _render(spec, captured, path, dialect)
+            name = result.spec.name if isinstance(result, Rendered) else result.name
+            made.setdefault(name, []).append(result)
+            if len(made) > limits.artifacts:
+                raise LimitExceeded(
+                    f"more artifacts than allowed from {quote(pattern.text)}", limits.artifacts, "artifacts"
+                )
+    return tuple(_only(name, results) for name, results in made.items())
 
 
-def _collision(name: str, first: str, second: str) -> Failure:
-    text = f"directories '{first}' and '{second}' both give the artifact name '{name}'"
-    return Failure(name, BuildError(text, Code.NAME_COLLISION))
+def _only(name: str, results: Sequence[Rendered | Failure]) -> Rendered | Failure:
+    """The one artifact of a name; a failure if there are several or any of them failed."""
+    for result in results:
+        if isinstance(result, Failure) or len(results) == 1:
+            return result
+    directories = [result.directory for result in results if isinstance(result, Rendered)]
+    shown = [f"'{directory}'" for directory in dict.fromkeys(directories)]
+    more = [f"{len(shown) - 5} more"] if len(shown) > 5 else []
+    *first, last = [*shown[:5], *more]
+    text = f"directories {', '.join(first)} and {last} all give" if first else f"directory {last} gives twice"
+    return Failure(name, BuildError(f"{text} the artifact name '{name}'", Code.NAME_COLLISION))
 
 
 def check_templates(generator: ArtifactGenerator, pattern: PathPattern, dialect: Dialect) -> None:
@@ -265,18 +285,9 @@ def lower(text: str) -> str:
     return "".join(character.lower()[0] for character in text)
 
 
-_ALTERNATIVES = re.compile(r"\{[^{}]*,[^{}]*\}")
-
-
 def _fill(text: str, values: Mapping[str, str], *, alternatives: bool) -> str:
-    """A template filled in. With `alternatives`, braces with a comma are left as they are."""
-    if not alternatives:
-        return "".join(_value(token, values, text) for token in _tokens(text, text))
-    filled, position = [], 0
-    for group in _ALTERNATIVES.finditer(text):
-        filled += [_fill(text[position : group.start()], values, alternatives=False), group[0]]
-        position = group.end()
-    return "".join([*filled, _fill(text[position:], values, alternatives=False)])
+    """A template filled in; `alternatives` as for its tokens."""
+    return "".join(_value(token, values, text) for token in _tokens(text, text, alternatives=alternatives))
 
 
 def _value(token: Token, values: Mapping[str, str], text: str) -> str:
@@ -284,5 +295,7 @@ def _value(token: Token, values: Mapping[str, str], text: str) -> str:
         return token
     if token.name not in values:
         declared = ", ".join(sorted(values)) or "none"
-        raise _wrong(f"'{{{token.name}}}' in '{text}' is not defined by pathPattern (defined: {declared})")
+        raise _wrong(
+            f"{quote(f'{{{token.name}}}')} in {quote(text)} is not defined by pathPattern (defined: {declared})"
+        )
     return values[token.name]
