@@ -135,7 +135,8 @@ class Builder:
         try:
             composition = compose(plan.recipe, _trees(opened), self._unpack)
         except BuildError as error:
-            self._memo.put(key, Outcome(b"", error=error.with_traceback(None)))
+            # A new one: the traceback of this one would keep the sources in memory.
+            self._memo.put(key, Outcome(b"", error=BuildError(str(error), error.code)))
             raise
         outcome = Outcome(composition.tree.digest, composition.warnings)
         self._memo.put(key, outcome)
