@@ -105,6 +105,8 @@ class _Work:
 
     def place(self, copy: Copy, match: Match, path: str) -> None:
         """Put a match at a path of the artifact, over what is there."""
+        if path.count("/") >= self.limits.depth:
+            raise _too_deep(path, self.limits)
         entry: File | Directory | None = match.entry
         if self.dialect.named_stays and not _is_named(copy, match, self.dialect.leave_out):
             entry, gone = _leave_out(match.entry, path, self.dialect.leave_out)
@@ -124,6 +126,8 @@ class _Work:
             kept, gone = _leave_out(tree, "", self.dialect.leave_out)
             assert isinstance(kept, Directory)
             tree, self.left_out = kept, gone
+        # What one copy brings and is left out, another may name.
+        self.left_out = [path for path in dict.fromkeys(self.left_out) if tree.find(path) is None]
         if tree.size > self.limits.artifact_size:
             raise LimitExceeded(f"the artifact holds {tree.size} bytes", self.limits.artifact_size, "artifact_size")
         if not tree.files:
@@ -167,12 +171,17 @@ def _all_excluded(copy: Copy) -> BuildError:
     return BuildError(text, Code.ALL_EXCLUDED)
 
 
-def _select_pattern(copy: Copy, tree: Directory) -> list[tuple[str, Entry]]:
-    """The matches of a pattern that are not excluded themselves; at least one."""
+def _matches(copy: Copy, tree: Directory) -> list[tuple[str, Entry]]:
+    """What a pattern finds; at least one."""
     assert copy.selection.expand is not None
     found = list(copy.selection.expand(tree))
     if not found:
         raise BuildError(f"no files match pattern '{copy.pattern}' in source '{copy.alias}'", Code.NO_MATCH)
+    return found
+
+
+def _not_excluded(copy: Copy, found: Sequence[tuple[str, Entry]]) -> list[tuple[str, Entry]]:
+    """The matches that are not excluded themselves; at least one."""
     kept = [(path, entry) for path, entry in found if path and _Excludes.select(copy, path, entry)]
     if not kept:
         raise _all_excluded(copy)
@@ -323,13 +332,17 @@ def _extract(work: _Work, copy: Copy, tree: Directory) -> None:
 def _archives(work: _Work, copy: Copy, tree: Directory) -> list[tuple[str, File]]:
     if copy.selection.expand is None:
         return _literal_archive(work, copy, tree)
+    found = _matches(copy, tree)
+    if work.dialect.explicit_only:
+        found = [(path, entry) for path, entry in found if not isinstance(entry, Directory)]
     archives = []
-    for path, entry in _select_pattern(copy, tree):
+    for path, entry in _not_excluded(copy, found) if found else ():
         if path.lower().endswith(ARCHIVES):
-            found = _resolved(tree, path, entry)
-            if isinstance(found, Directory):
+            archive = _resolved(tree, path, entry)
+            if isinstance(archive, File):
+                archives.append((path, archive))
+            elif not work.dialect.explicit_only:
                 raise BuildError(f"'{path}' is a directory, not an archive", Code.EXTRACT)
-            archives.append((path, found))
     if not archives:
         text = f"pattern '{copy.pattern}' matches no archive ({' or '.join(ARCHIVES)})"
         if work.dialect.explicit_only:
@@ -385,7 +398,7 @@ def _select(work: _Work, copy: Copy, tree: Directory) -> Iterator[Match]:
         if match is not None:
             yield match
         return
-    for path, entry in _select_pattern(copy, tree):
+    for path, entry in _not_excluded(copy, _matches(copy, tree)):
         found = _resolved(tree, path, entry)
         if isinstance(found, Directory):
             found = _without(tree, found, path, _Excludes.at(copy, path))
@@ -459,12 +472,16 @@ def _check_names(tree: Directory, limits: Limits) -> None:
         if len(name) * 4 > MAX_NAME and len(encode_name(name)) > MAX_NAME:
             raise BuildError(f"'{path[:80]}…' has a name of more than {MAX_NAME} bytes", Code.BAD_NAME)
         if path.count("/") >= limits.depth:
-            raise LimitExceeded(f"'{path[:80]}…' is {path.count('/') + 1} levels deep", limits.depth, "depth")
+            raise _too_deep(path, limits)
         if isinstance(entry, File):
             if "\n" in path:
-                raise BuildError(f"{path!r} has a newline in its name", Code.BAD_NAME)
+                raise BuildError(f"'{path}' has a newline in its name", Code.BAD_NAME)
         elif not name.isascii() and not _is_utf8(name):
-            raise BuildError(f"{path!r} is a directory whose name is not UTF-8", Code.BAD_NAME)
+            raise BuildError(f"'{path}' is a directory whose name is not UTF-8", Code.BAD_NAME)
+
+
+def _too_deep(path: str, limits: Limits) -> LimitExceeded:
+    return LimitExceeded(f"'{path[:80]}…' is {path.count('/') + 1} levels deep", limits.depth, "depth")
 
 
 def _is_utf8(name: str) -> bool:

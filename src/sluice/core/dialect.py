@@ -146,26 +146,25 @@ def _documented_select(text: str, limits: Limits) -> Selection:
     if not pattern.has_meta(text, pattern.DOCUMENTED.meta):
         return _literal(pattern.unescape(text))
     directories_only, compiled, base = _documented_glob(text, limits)
-
-    def expand(tree: Directory) -> Iterator[tuple[str, Entry]]:
-        for path, entry in glob.expand(tree, compiled):
-            if not directories_only or isinstance(tree.find(path), Directory):
-                yield path, entry
-
-    return Selection(base, base, f"{base}/" if base else "", expand)
+    return Selection(base, base, f"{base}/" if base else "", _documented_expand(compiled, directories_only))
 
 
 def _documented_archives(text: str, limits: Limits) -> Selection:
     if not pattern.has_meta(text, pattern.DOCUMENTED.meta):
         return _literal(pattern.unescape(text))
     directories_only, compiled, base = _documented_glob(text, limits)
+    return Selection(base, base, "", _documented_expand(compiled, directories_only, inside=True))
 
+
+def _documented_expand(
+    compiled: Glob, directories_only: bool, *, inside: bool = False
+) -> Callable[[Directory], Iterator[tuple[str, Entry]]]:
     def expand(tree: Directory) -> Iterator[tuple[str, Entry]]:
-        for path, entry in glob.expand(tree, compiled, inside=True):
-            if not directories_only and not isinstance(entry, Directory):
+        for path, entry in glob.expand(tree, compiled, inside=inside):
+            if path and (not directories_only or isinstance(tree.find(path), Directory)):
                 yield path, entry
 
-    return Selection(base, base, "", expand)
+    return expand
 
 
 def _documented_glob(text: str, limits: Limits) -> tuple[bool, Glob, str]:

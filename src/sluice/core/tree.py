@@ -315,13 +315,17 @@ class Staging:
             self._place(directory, name, entry, f"{path}/{name}" if path else name, ignore_empty)
 
     def remove(self, path: str) -> None:
-        """Take away the file at a path, if there is one."""
-        *parents, name = path.split("/")
-        if isinstance(self.find(path), File):
-            here = self._root
-            for parent in parents:
-                here = here.child(parent, path)
-            del here.entries[name]
+        """Take away the file at a path, if there is one, and the directories that are empty without it."""
+        if self.is_directory(path) or self.find(path) is None:
+            return
+        names = path.split("/")
+        opened = [self._root]
+        for parent in names[:-1]:
+            opened.append(opened[-1].child(parent, path))
+        for directory, name in zip(reversed(opened), reversed(names), strict=True):
+            del directory.entries[name]
+            if directory.entries:
+                break
 
     def finish(self) -> Directory:
         """The tree as it is now; digests what was opened."""
