@@ -128,7 +128,7 @@ class Fetcher:
         try:
             unpacked = await self._get((url, artifact.digest))
         except SourceError as error:
-            raise SourceError(f"{ref}: {error}", error.code, error.retry_after) from error
+            raise SourceError(f"{_verifying(error)}, source {ref}", error.code, error.retry_after) from error
         return Source(unpacked.tree, artifact.revision, artifact.digest, artifact.url, artifact.origin_revision)
 
     async def _get(self, pair: Pair) -> Unpacked:
@@ -330,6 +330,10 @@ def redact(url: str) -> str:
         return str(parsed.with_user(None).with_query(None).with_fragment(None))
     except (ValueError, TypeError):
         return "the URL"
+
+
+def _verifying(error: SourceError) -> str:
+    return f"failed to verify archive: {error}" if error.code is Code.DIGEST_MISMATCH else str(error)
 
 
 def _transient(text: str, wait: float = 0.0) -> SourceError:

@@ -157,7 +157,9 @@ def _from_environment(name: str, default: str) -> str:
 @_ignored("--kube-api-qps")
 @_ignored("--kube-api-burst")
 @click.option(
-    "--dialect", type=click.Choice(list(DialectName)), help="How copy operations are read. [default: documented]"
+    "--dialect",
+    type=click.Choice([name.value for name in DialectName]),
+    help="How copy operations are read. [default: documented]",
 )
 @_switch("--atomic", default=False, help_text="Publish nothing of a generator unless all of it builds.")
 @_switch("--no-loopback-sources", default=False, help_text="Refuse sources on this machine's loopback.")

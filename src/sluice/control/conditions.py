@@ -67,11 +67,15 @@ class Verdict(Struct, frozen=True):
     reason: Reason
     words: str
     retry: Retry
+    is_shared: bool = False
+    """Whether one such error concerns several artifacts."""
 
 
 FAILURES: Mapping[type[SluiceError], Verdict] = {
     SpecError: Verdict(Reason.BUILD_FAILED, "{artifact} build failed: {error}", Retry.NEVER),
-    SourceError: Verdict(Reason.SOURCE_FETCH_FAILED, "{phase} sources failed: {error}", Retry.DEPENDENCY),
+    SourceError: Verdict(
+        Reason.SOURCE_FETCH_FAILED, "{phase} sources failed: {error}", Retry.DEPENDENCY, is_shared=True
+    ),
     BuildError: Verdict(Reason.BUILD_FAILED, "{artifact} build failed: {error}", Retry.INTERVAL),
     StorageError: Verdict(Reason.BUILD_FAILED, "{artifact} build failed: {error}", Retry.BACKOFF),
     ApiError: Verdict(Reason.RECONCILIATION_FAILED, "{artifact} reconcile failed: {error}", Retry.BACKOFF),
@@ -114,18 +118,16 @@ def troubled(failures: Sequence[Failure]) -> Trouble | None:
     """What the failures of a generator's artifacts, in the order of its spec, amount to."""
     if not failures:
         return None
-    texts: dict[str, list[str]] = {}
-    for failure in failures:
-        row = verdict(failure.error)
+    verdicts = [verdict(failure.error) for failure in failures]
+    sufferers: dict[str, list[str]] = {}
+    for failure, row in zip(failures, verdicts, strict=True):
         phase = "get" if getattr(failure.error, "code", None) in _OBSERVING else "fetch"
         text = row.words.format(artifact=failure.name, error=_words(failure.error), phase=phase)
-        texts.setdefault(text, []).append(failure.name)
-    rows = [verdict(failure.error) for failure in failures]
-    message = "; ".join(
-        f"{text} ({', '.join(names)})" if " sources failed: " in text[:21] and any(names) else text
-        for text, names in texts.items()
-    )
-    return Trouble(rows[0].reason, message, max((row.retry for row in rows), key=lambda retry: retry.value))
+        # A source's trouble is told once, with the artifacts that it costs.
+        sufferers.setdefault(text, []).extend([failure.name] if row.is_shared and failure.name else [])
+    texts = [f"{text} ({', '.join(names)})" if names else text for text, names in sufferers.items()]
+    retry = max((row.retry for row in verdicts), key=lambda retry: retry.value)
+    return Trouble(verdicts[0].reason, "; ".join(texts), retry)
 
 
 def _words(error: SluiceError) -> str:
