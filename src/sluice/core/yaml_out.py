@@ -214,7 +214,7 @@ def _unfolded(text: str) -> str:
 
 # --- spelling plain values -------------------------------------------------------------------------
 
-_NUMBER_LIKE = re.compile(r"[-+.]*[0-9][0-9a-fA-FxXoO_.,:+-]*|[0-9]{4}-.*|[-+]?\.?(inf|nan|infinity)", re.IGNORECASE)
+_NUMBER_LIKE = re.compile(r"[-+._]*[0-9][0-9a-fA-FxXoO_.,:+-]*|[0-9]{4}-.*|[-+]?\.?(inf|nan|infinity)", re.IGNORECASE)
 _WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "~", "", "=", "<<", "none"))
 
 
