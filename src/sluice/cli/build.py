@@ -26,7 +26,7 @@ SHOWN = 3
 """Names of files that one line of words lists."""
 
 
-@click.command("build", short_help="Compose artifacts from files: for CI and laptops.")
+@click.command("build")
 @click.argument("manifests", nargs=-1, required=True, metavar="MANIFEST...")
 @click.option(
     "-s", "--source", "sources", multiple=True, metavar="KEY=LOCATION", help="Where a source is; see above. Repeatable."

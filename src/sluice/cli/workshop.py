@@ -23,6 +23,7 @@ from sluice.core.errors import BuildError, Code, Problem, SluiceError, SourceErr
 from sluice.core.pathpattern import Failure
 from sluice.core.plan import ArtifactPlan, Source, plan_artifacts
 from sluice.core.spec import SourceKind, SourceRef
+from sluice.core.tree import EMPTY, Directory
 
 Key = tuple[str, str]
 """Namespace and name, of a generator or an artifact."""
@@ -81,8 +82,7 @@ class Workshop:
         for item in self._declared.values():
             _dialect_of(item, self._dialect)
         chosen = [item for item in self._declared.values() if not self._wanted or _may_make(item, self._wanted)]
-        for item in chosen:
-            self._plan(item)
+        self._plan_with_makers(chosen)
         self._check_names()
         self._check_wanted()
         return self._order()
@@ -100,6 +100,19 @@ class Workshop:
 
     # Planning
 
+    def _plan_with_makers(self, chosen: Sequence[Declared]) -> None:
+        """Plan these, and whatever makes what their wanted artifacts read."""
+        todo, seen = list(chosen), set()
+        while todo:
+            item = todo.pop(0)
+            if item.key not in seen:
+                seen.add(item.key)
+                plans = [plan for plan in self._plan(item) if isinstance(plan, ArtifactPlan)]
+                read = [plan.aliases for plan in plans if item not in chosen or self._is_wanted(item, plan.name)]
+                needed = frozenset().union(*read)
+                refs = [ref for ref in item.generator.sources if ref.alias in needed and self._is_chained(ref)]
+                todo += filter(None, map(self._find_maker, refs))
+
     def _plan(self, item: Declared) -> Plans:
         if item.key not in self._plans:
             with self._entering(item):
@@ -108,18 +121,25 @@ class Workshop:
 
     def _make_plans(self, item: Declared) -> Plans:
         generator = item.generator
-        tree = None
         try:
-            if generator.path_pattern is not None:
-                alias = generator.path_pattern.partition("/")[0].removeprefix("@")
-                for ref in generator.sources:
-                    if ref.alias == alias:
-                        tree = self._open(item, ref).tree
+            tree = self._pattern_tree(item)
+        except SourceError as error:
+            return [Failure("", error)]
+        try:
             return plan_artifacts(generator, tree, _dialect_of(item, self._dialect))
         except SpecError as error:
             raise SpecError(item.manifest.located(error.problems)) from error
-        except SluiceError as error:
+        except BuildError as error:
             return [Failure("", error)]
+
+    def _pattern_tree(self, item: Declared) -> Directory | None:
+        """The tree that pathPattern looks at; empty for an alias that is not declared."""
+        pattern = item.generator.path_pattern
+        if pattern is None:
+            return None
+        alias = pattern.partition("/")[0].removeprefix("@")
+        found = [self._open(item, ref).tree for ref in item.generator.sources if ref.alias == alias]
+        return found[0] if found else EMPTY
 
     def _check_names(self) -> None:
         """Fail the artifacts whose name another generator has taken."""
