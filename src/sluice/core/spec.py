@@ -149,6 +149,16 @@ def parse_generator(
     `unknown_fields` lets fields pass that this version does not know, as an API server with a newer
     definition would.
     """
+    generator = read_generator(manifest, namespace=namespace, unknown_fields=unknown_fields)
+    if problems := validate(generator):
+        raise SpecError(problems)
+    return generator
+
+
+def read_generator(
+    manifest: Mapping[str, object], *, namespace: str = "default", unknown_fields: bool = False
+) -> ArtifactGenerator:
+    """The same for what an API server would admit: what `validate` finds is left to it."""
     problems: list[Problem] = []
     root = _Fields(manifest, "", problems, known=None)
     if (version := manifest.get("apiVersion")) != API_VERSION:
@@ -176,7 +186,7 @@ def parse_generator(
         ),
         path_pattern=spec.text("pathPattern", PATH_PATTERN, optional=True) or None,
     )
-    if problems := problems or validate(generator):
+    if problems:
         raise SpecError(problems)
     return generator
 
