@@ -128,7 +128,7 @@ class ControlPlane:
         return (self.directory / f"{name}.log").read_text(errors="replace")
 
     def _prepare(self) -> None:
-        self._port = _free_port()
+        self._port = free_port()
         self._authority = pki.Authority(self.directory)
         self._authority.issue("server", hosts="IP:127.0.0.1,DNS:localhost,DNS:api.test")
         pki.new_key(self.directory / "accounts.key")
@@ -228,7 +228,7 @@ def _remove(client: Client, path: str) -> None:
         client.delete(path)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     # Not the generator that tests seed: two runs at once must not look at the same ports.
     for port in random.SystemRandom().sample(PORTS, 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
