@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Generic, TypeVar
 
 from msgspec import Struct
@@ -38,7 +39,7 @@ class Shelf(Generic[T]):
         self._held: dict[Key, list[Callable[[], None]]] = {}
         self._writers: dict[Key, int] = {}
         self._deleted: dict[Key, tuple[str, bool]] = {}
-        self._unconfirmed: set[Key] = set()
+        self._unconfirmed: dict[Key, str] = {}
 
     def get(self, key: Key) -> T | None:
         return self._objects.get(key)
@@ -64,30 +65,25 @@ class Shelf(Generic[T]):
 
     def observe(self, item: T) -> None:
         """An object is new or has changed."""
-        if item.key in self._held:
-            self._held[item.key].append(lambda: self.learn(item))
-        else:
-            self.learn(item)
+        self._after_writes(item.key, lambda: self.learn(item))
 
     def lose(self, key: Key, last: T | None) -> None:
         """An object is gone, and this was its last state if that was seen."""
-        if key in self._held:
-            self._held[key].append(lambda: self._lose(key, last))
-        else:
-            self._lose(key, last)
+        self._after_writes(key, lambda: self._lose(key, last))
 
     def settle(self) -> None:
         """All that exists has been reported: what we made and nobody reported since may be gone.
 
         If it is not, because it is younger than the report, the watch tells in a moment.
         """
-        for key in tuple(self._unconfirmed):
-            self.lose(key, None)
+        for key in self._unconfirmed.keys() | self._held.keys():
+            self._after_writes(key, partial(self._settle, key))
 
     def learn(self, item: T) -> None:
         """Somebody else's doing, seen at once rather than after the write that is under way."""
         key = item.key
-        self._unconfirmed.discard(key)
+        if self._unconfirmed.get(key) == item.uid:
+            del self._unconfirmed[key]
         uid, is_gone = self._deleted.get(key, ("", False))
         if uid == item.uid and (is_gone or not item.is_deleted):
             return
@@ -98,8 +94,17 @@ class Shelf(Generic[T]):
         if before is None or _differ(before, item, ("resource_version",)):
             self._changed(Change(key, before, item))
 
+    def _after_writes(self, key: Key, report: Callable[[], None]) -> None:
+        if key in self._held:
+            self._held[key].append(report)
+        else:
+            report()
+
+    def _settle(self, key: Key) -> None:
+        if key in self._unconfirmed:
+            self._lose(key, None)
+
     def _lose(self, key: Key, last: T | None) -> None:
-        self._unconfirmed.discard(key)
         self._deleted.pop(key, None)
         before = self._objects.get(key)
         if before is None:
@@ -107,6 +112,7 @@ class Shelf(Generic[T]):
         # An object of this name that was made after the one that is gone is another one.
         if last is not None and last.uid != before.uid and _is_newer(before.resource_version, last.resource_version):
             return
+        self._unconfirmed.pop(key, None)
         del self._objects[key]
         self._changed(Change(key, before, None))
 
@@ -118,19 +124,19 @@ class Shelf(Generic[T]):
         before = self._objects.get(key)
         if before is None and not self._is_created_by_us:
             return  # it has left the shelf, and only the watch may bring it back
-        if before is None:
-            self._unconfirmed.add(key)
-        elif not _is_newer(item.resource_version, before.resource_version):
+        if before is not None and not _is_newer(item.resource_version, before.resource_version):
             return
+        if before is None or before.uid != item.uid:
+            self._unconfirmed[key] = item.uid
         self._objects[key] = item
         is_ours = before is None or not _differ(before, item, ("resource_version", *ours))
         self._changed(Change(key, before, item, is_ours))
 
     def remove(self, key: Key, uid: str, *, is_gone: bool) -> None:
         """We deleted an object; unless it `is_gone`, finalizers of others may still keep it."""
-        self._unconfirmed.discard(key)
         before = self._objects.get(key)
         if before is not None and before.uid == uid:
+            self._unconfirmed.pop(key, None)
             self._deleted[key] = (uid, is_gone)
             del self._objects[key]
             self._changed(Change(key, before, None, is_ours=True))
