@@ -56,6 +56,8 @@ SHOW_PROGRESS_AFTER = 2.0
 """Seconds of its own work after which a reconciliation shows that it is under way."""
 REPAIRS_PER_MINUTE = 5
 """Repairs of one artifact in a minute, after which they are slowed down."""
+SETTLE = 0.2
+"""Seconds before a deleted artifact is made again: often its generator is deleted together with it."""
 SLICE = 0.005
 """Seconds of work after which others get a turn on the event loop."""
 
@@ -158,7 +160,7 @@ class Reconciler:
             case ArtifactChanged(before, after):
                 there = after or before
                 if there is not None:
-                    self._notice_artifact(there.key)
+                    self._notice_artifact(there.key, SETTLE if after is None else 0.0)
 
     def _notice_generator(self, before: Generator | None, after: Generator | None) -> None:
         if after is None:
@@ -168,9 +170,9 @@ class Reconciler:
         elif before is None or _differs(before, after):
             self.queue.add(after.key)
 
-    def _notice_artifact(self, artifact: Key) -> None:
+    def _notice_artifact(self, artifact: Key, settle: float) -> None:
         """Somebody else changed an artifact: its generator repairs it, others may take or use it."""
-        patience = self._patience(artifact)
+        patience = max(self._patience(artifact), settle)
         for key in self._interests.makers(artifact):
             self._suspects.add(key)
             if patience:
