@@ -22,11 +22,33 @@ from sluice.core.errors import BuildError, Code, Problem, SluiceError, SpecError
 from sluice.core.plan import Source
 from sluice.core.spec import NAMESPACE, SourceRef
 
+HELP = """Compose the artifacts of ArtifactGenerators, from files.
+
+MANIFEST is a file, a directory, or - for standard input. Without -d or --archives nothing is
+written: the result is printed.
+
+\b
+A source is taken from the first of these that there is:
+  --source KEY=LOCATION
+      KEY: its alias, Kind/name or Kind/namespace/name
+      LOCATION: a directory, a .tar.gz, an OCI layout, or a git repository
+      (path or URL, with @REVISION)
+  the checkout around the manifest, for a GitRepository with its URL
+  the URL and ref of the GitRepository
+  another generator that is built, for an ExternalArtifact
+
+\b
+Exit codes:
+  0  everything was built
+  1  an artifact failed; the others are built
+  2  nothing was attempted: a manifest or an option is wrong
+"""
+
 SHOWN = 3
 """Names of files that one line of words lists."""
 
 
-@click.command("build")
+@click.command("build", help=HELP)
 @click.argument("manifests", nargs=-1, required=True, metavar="MANIFEST...")
 @click.option(
     "-s", "--source", "sources", multiple=True, metavar="KEY=LOCATION", help="Where a source is; see above. Repeatable."
@@ -91,27 +113,7 @@ def command(
     namespace: str,
     form: str,
 ) -> int:
-    r"""Compose the artifacts of ArtifactGenerators, from files.
-
-    MANIFEST is a file, a directory, or - for standard input. Without -d or --archives nothing is
-    written: the result is printed.
-
-    \b
-    A source is taken from the first of these that there is:
-      --source KEY=LOCATION
-          KEY: its alias, Kind/name or Kind/namespace/name
-          LOCATION: a directory, a .tar.gz, an OCI layout, or a git repository
-          (path or URL, with @REVISION)
-      the checkout around the manifest, for a GitRepository with its URL
-      the URL and ref of the GitRepository
-      another generator that is built, for an ExternalArtifact
-
-    \b
-    Exit codes:
-      0  everything was built
-      1  an artifact failed; the others are built
-      2  nothing was attempted: a manifest or an option is wrong
-    """
+    """Build what the options ask for; returns the exit code."""
     if not NAMESPACE.accepts(namespace):
         raise click.BadParameter(f"'{namespace}' is not a namespace ({NAMESPACE.words})", param_hint="--namespace")
     with Words() as words:
