@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from tests.e2e import role
+from tests.e2e.api_proxy import ApiProxy
 from tests.e2e.controller import Controller
 from tests.e2e.sources import SourceServer, serving
 from tests.e2e.world import Auditor, World
@@ -38,6 +39,13 @@ def audit(world: World) -> Iterator[Auditor]:
     yield auditor
     auditor.stop()
     assert auditor.violations == []
+
+
+@pytest.fixture
+def proxy(account: Path, tmp_path: Path) -> Iterator[ApiProxy]:
+    """A proxy before the API server, for the controller's account."""
+    with ApiProxy(account, tmp_path) as between:
+        yield between
 
 
 @pytest.fixture
