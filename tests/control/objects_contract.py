@@ -250,8 +250,8 @@ class ObjectsContract:
         assert objects.source(ref) == await objects.read_source(ref)
 
         for artifact in (offered(1), offered(2), offered(3, **{ORIGIN_REVISION: "main@sha1:5"})):
-            world.offer(kind, "repo", artifact)
             before = objects.source(ref)
+            world.offer(kind, "repo", artifact)
             change = await notices.find(SourceChanged)
             found = objects.source(ref)
             assert change == SourceChanged(ref, before, found)
