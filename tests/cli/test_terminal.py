@@ -97,6 +97,18 @@ def test_a_closed_pipe_is_quiet(shop: Path) -> None:
     assert words.endswith("✔ built 1 artifact\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_behind_standard_output(shop: Path) -> None:
+    with Path("/dev/full").open("w") as full, process(*BUILD, directory=shop, stdout=full) as running:
+        _, words = running.communicate()
+
+    assert running.returncode == 1
+    assert words.splitlines()[1:] == [
+        "✔ built 1 artifact",
+        "✗ standard output: cannot write: no space left on device",
+    ]
+
+
 @pytest.fixture
 def waiting(shop: Path) -> Iterator["subprocess.Popen[str]"]:
     """A build that waits for a manifest which somebody writes at the other end of a pipe."""

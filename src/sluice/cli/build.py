@@ -12,7 +12,7 @@ from sluice.cache import UnpackedCache
 from sluice.cli.archives import ArchiveWriter
 from sluice.cli.locate import Locator, parse_locations
 from sluice.cli.manifests import Declared, declare, read_manifests
-from sluice.cli.output import Mark, Words
+from sluice.cli.output import Mark, Words, emit
 from sluice.cli.report import Format, Result, render, shorten_revision
 from sluice.cli.trees import TreeWriter
 from sluice.cli.variables import NAME
@@ -140,7 +140,7 @@ def command(
         _tell_written(directory, archives, results, words)
     position = {item.key: number for number, item in enumerate(declared)}
     results.sort(key=lambda result: position[result.built.declared.key])
-    click.echo(render(results, warnings, Format(form)), nl=False)
+    emit(render(results, warnings, Format(form)))
     return int(any(result.error is not None for result in results))
 
 

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Self, TextIO
 
+from sluice.content import describe
+from sluice.core.errors import StorageError
+
 if TYPE_CHECKING:
     from rich.status import Status
 
@@ -46,7 +49,7 @@ class Words:
     def say(self, mark: Mark, text: str) -> None:
         """One line."""
         sign, colour = mark.value
-        if self._terminal and not os.environ.get("NO_COLOR"):
+        if self._terminal and not _no_color():
             sign = f"\x1b[{colour}m{sign}\x1b[0m"
         with self._interrupted():
             print(sign, escape(text), file=self._stream, flush=True)
@@ -94,6 +97,19 @@ class Words:
             if self._status is not None:
                 self._status.stop()
                 self._status = None
+
+
+def emit(data: bytes) -> None:
+    """Write data to standard output. Raises `StorageError`, or `BrokenPipeError` when nobody reads any more."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is buffered must not be tried again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise StorageError(f"standard output: cannot write: {describe(error)}") from error
 
 
 def is_terminal(stream: TextIO) -> bool:

@@ -70,6 +70,12 @@ class Workshop:
         self._unpack = unpack
         self._dialect = dialect
         self._wanted = wanted
+        self._templates = [item for item in declared if item.generator.path_pattern is not None]
+        self._named: dict[Key, Declared] = {}
+        for item in declared:
+            if item.generator.path_pattern is None:
+                for spec in item.generator.artifacts:
+                    self._named.setdefault((item.generator.namespace, spec.name), item)
         self._plans: dict[Key, Plans] = {}
         self._built: dict[Key, Built] = {}
         self._entered: list[Key] = []
@@ -249,15 +255,15 @@ class Workshop:
 
     def _find_maker(self, ref: SourceRef) -> Declared | None:
         """The generator that makes an artifact: one that names it, else one whose template renders to it."""
-        candidates = [
+        named = self._named.get((ref.namespace, ref.name))
+        if named is not None:
+            return named
+        templates = [
             item
-            for item in self._declared.values()
+            for item in self._templates
             if item.generator.namespace == ref.namespace and _may_make(item, {ref.name})
         ]
-        for item in sorted(candidates, key=lambda item: item.generator.path_pattern is not None):
-            if any(plan.name == ref.name for plan in self._plan(item)):
-                return item
-        return None
+        return next((item for item in templates if any(plan.name == ref.name for plan in self._plan(item))), None)
 
     def _chained(self, maker: Declared, ref: SourceRef) -> Source:
         plan = next(plan for plan in self._plan(maker) if plan.name == ref.name)
