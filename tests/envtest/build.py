@@ -1,4 +1,4 @@
-"""Build the programs that the tests run but that this project does not write: a Kubernetes API server, etcd, Helm.
+"""Build the programs that the tests run but that this project does not write: an API server, etcd, Helm, kustomize.
 
 Run as ``python tests/envtest/build.py [SET…]`` with nothing but the standard library; it prints the directory of each
 set. The recipes are the go.mod files beside this one. What is built goes to a cache outside the checkout, named by a
@@ -62,12 +62,14 @@ def _kubernetes_version(version: str) -> str:
 
 CONTROL_PLANE = "control-plane"
 HELM = "helm"
+KUSTOMIZE = "kustomize"
 SETS: dict[str, tuple[Tool, ...]] = {
     CONTROL_PLANE: (
         Tool("etcd", "go.etcd.io/etcd/server/v3"),
         Tool("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", _kubernetes_version),
     ),
     HELM: (Tool("helm", "helm.sh/helm/v4/cmd/helm"),),
+    KUSTOMIZE: (Tool("kustomize", "sigs.k8s.io/kustomize/kustomize/v5"),),
 }
 
 

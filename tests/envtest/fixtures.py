@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.envtest.build import CONTROL_PLANE, HELM, Unavailable, find
+from tests.envtest.build import CONTROL_PLANE, HELM, KUSTOMIZE, Unavailable, find
 from tests.envtest.server import ControlPlane, read_definitions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -22,8 +22,8 @@ def definition_files() -> list[Path]:
     """Our resource definition and those of the Flux sources: Flux's own where they are at hand, else stand-ins."""
     stand_ins = sorted((REPOSITORY / "tests" / "envtest" / "crds").glob("*.yaml"))
     real = [SHARED_DEFINITIONS / f"source.toolkit.fluxcd.io_{path.name}" for path in stand_ins]
-    ours = sorted((REPOSITORY / "deploy" / "crd").glob("*.yaml"))
-    return ours + (real if all(path.exists() for path in real) else stand_ins)
+    ours = REPOSITORY / "deploy" / "crd" / "artifactgenerators.yaml"
+    return [ours] + (real if all(path.exists() for path in real) else stand_ins)
 
 
 def programs(name: str) -> Path:
@@ -65,3 +65,9 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
 def helm() -> Path:
     """The Helm program."""
     return programs(HELM) / "helm"
+
+
+@pytest.fixture(scope="session")
+def kustomize() -> Path:
+    """The kustomize program."""
+    return programs(KUSTOMIZE) / "kustomize"

@@ -90,5 +90,7 @@ def test_cluster_tests_are_skipped_with_one_line(tmp_path: Path) -> None:
 def test_an_unknown_set_is_refused(tmp_path: Path) -> None:
     outcome = run(["tests/envtest/build.py", "kubelet"], tmp_path)
 
-    assert outcome.stderr.splitlines()[-1].endswith("error: unknown set 'kubelet' (known: control-plane, helm)")
+    assert outcome.stderr.splitlines()[-1].endswith(
+        "error: unknown set 'kubelet' (known: control-plane, helm, kustomize)"
+    )
     assert outcome.returncode == 2
