@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
-from sluice.core.automaton import State
-from sluice.core.dialect import Exclude, LeaveOut, clean, join
+from sluice.core.dialect import LeaveOut, clean, join
 from sluice.core.errors import BuildError, Code, LimitExceeded
+from sluice.core.excludes import Excludes, excludes_of
 from sluice.core.limits import Limits
 from sluice.core.plan import Copy, Recipe
 from sluice.core.spec import Strategy
@@ -103,6 +103,10 @@ class _Work:
         self.warnings: list[str] = []
         self.left_out: list[str] = []
 
+    def excludes(self, copy: Copy) -> Callable[[str], Excludes]:
+        """The excludes of a copy, for any directory of its source."""
+        return excludes_of(copy.excludes, copy.selection.base, self.dialect.exclude_grammar, self.limits)
+
     def place(self, copy: Copy, match: Match, path: str) -> None:
         """Put a match at a path of the artifact, over what is there."""
         if path.count("/") >= self.limits.depth:
@@ -148,13 +152,14 @@ def _select_literal(work: _Work, copy: Copy, tree: Directory) -> Match | None:
     entry = tree.find(path)
     if entry is None:
         raise BuildError(f"source '{path}' does not exist", Code.NOT_FOUND)
+    excludes = work.excludes(copy)
     if isinstance(entry, File):
-        if not _Excludes.select(copy, path, entry):
+        if _is_excluded(excludes, path, entry):
             _note_nothing(work, copy)
             return None
         return Match(path, entry)
     # A directory that is asked for by name stays: excludes apply below it.
-    kept = _without(tree, entry, path, _Excludes.at(copy, path))
+    kept = _without(tree, entry, path, excludes(path))
     if work.dialect.explicit_only and entry.files and not kept.files:
         raise _all_excluded(copy)
     return Match(path, kept)
@@ -180,9 +185,16 @@ def _matches(copy: Copy, tree: Directory) -> list[tuple[str, Entry]]:
     return found
 
 
-def _not_excluded(copy: Copy, found: Sequence[tuple[str, Entry]]) -> list[tuple[str, Entry]]:
+def _is_excluded(excludes: Callable[[str], Excludes], path: str, entry: Entry) -> bool:
+    directory, _, name = path.rpartition("/")
+    return excludes(directory).has(name, entry)
+
+
+def _not_excluded(
+    copy: Copy, found: Sequence[tuple[str, Entry]], excludes: Callable[[str], Excludes]
+) -> list[tuple[str, Entry]]:
     """The matches that are not excluded themselves; at least one."""
-    kept = [(path, entry) for path, entry in found if path and _Excludes.select(copy, path, entry)]
+    kept = [(path, entry) for path, entry in found if path and not _is_excluded(excludes, path, entry)]
     if not kept:
         raise _all_excluded(copy)
     return kept
@@ -197,73 +209,20 @@ def _resolved(tree: Directory, path: str, entry: Entry) -> File | Directory:
     return found
 
 
-class _Excludes(Struct, frozen=True, eq=False):
-    """The excludes of a copy at one directory of the source, as states of their automata.
-
-    A pattern is compared with the path from the source's root, with the path from the directory
-    that the copy selects from, and, where it has no slash, with the bare name.
-    """
-
-    states: tuple[tuple[Exclude, State], ...]
-    names: tuple[Exclude, ...]
-
-    @classmethod
-    def at(cls, copy: Copy, directory: str) -> _Excludes:
-        """The excludes at a directory of the source; what is above it is not asked."""
-        starts = tuple((exclude, exclude.glob.start) for exclude in copy.excludes)
-        here = cls(starts, tuple(exclude for exclude in copy.excludes if exclude.anywhere)).descend(directory)
-        base = copy.selection.base
-        if not base or not f"{directory}/".startswith(f"{base}/"):
-            return here
-        return cls((*here.states, *cls(starts, ()).descend(directory[len(base) + 1 :]).states), here.names)
-
-    @classmethod
-    def select(cls, copy: Copy, path: str, entry: Entry) -> bool:
-        """Whether what is at a path of the source stays."""
-        parent, _, name = path.rpartition("/")
-        return not cls.at(copy, parent).enter(name).removed(name, directory=isinstance(entry, Directory))
-
-    def descend(self, path: str) -> _Excludes:
-        here = self
-        for name in path.split("/") if path else ():
-            here = here.enter(name)
-        return here
-
-    def enter(self, name: str) -> _Excludes:
-        """The excludes below the child `name`; those that cannot match there any more are gone."""
-        if not self.states:
-            return self
-        stepped = ((exclude, exclude.glob.step(state, name)) for exclude, state in self.states)
-        alive = tuple((exclude, state) for exclude, state in stepped if not exclude.glob.is_dead(state))
-        return _Excludes(alive, self.names)
-
-    def removed(self, name: str, *, directory: bool) -> bool:
-        """Whether the entry `name` that was just entered is excluded."""
-        return any(
-            exclude.glob.accepts(state) for exclude, state in self.states if directory or not exclude.directories_only
-        ) or any(exclude.glob.matches(name) for exclude in self.names if directory or not exclude.directories_only)
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing below can be excluded."""
-        return not self.states and not self.names
-
-
-def _without(tree: Directory, directory: Directory, path: str, excludes: _Excludes) -> Directory:
+def _without(tree: Directory, directory: Directory, path: str, excludes: Excludes) -> Directory:
     """A directory without what is excluded below it, its links resolved; shared where it can be."""
     if excludes.idle and not directory.has_links:
         return directory
     kept: dict[str, Entry] = {}
     changed = False
     for name, entry in directory.entries.items():
-        here = excludes.enter(name)
-        if here.removed(name, directory=isinstance(entry, Directory)):
+        if excludes.has(name, entry):
             changed = True
             continue
         where = join(path, name)
         match entry:
             case Directory():
-                kept[name] = _without(tree, entry, where, here)
+                kept[name] = _without(tree, entry, where, excludes.enter(name))
             case Link():
                 kept[name] = found = _resolved(tree, where, entry)
                 if isinstance(found, Directory):
@@ -336,7 +295,7 @@ def _archives(work: _Work, copy: Copy, tree: Directory) -> list[tuple[str, File]
     if work.dialect.explicit_only:
         found = [(path, entry) for path, entry in found if not isinstance(entry, Directory)]
     archives = []
-    for path, entry in _not_excluded(copy, found) if found else ():
+    for path, entry in _not_excluded(copy, found, work.excludes(copy)) if found else ():
         if path.lower().endswith(ARCHIVES):
             archive = _resolved(tree, path, entry)
             if isinstance(archive, File):
@@ -398,10 +357,11 @@ def _select(work: _Work, copy: Copy, tree: Directory) -> Iterator[Match]:
         if match is not None:
             yield match
         return
-    for path, entry in _not_excluded(copy, _matches(copy, tree)):
+    excludes = work.excludes(copy)
+    for path, entry in _not_excluded(copy, _matches(copy, tree), excludes):
         found = _resolved(tree, path, entry)
         if isinstance(found, Directory):
-            found = _without(tree, found, path, _Excludes.at(copy, path))
+            found = _without(tree, found, path, excludes(path))
         yield Match(path, found)
 
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 from sluice.core import glob, merge, pattern
 from sluice.core.errors import BuildError, Code, Problem, SpecError
 from sluice.core.limits import Limits
-from sluice.core.pattern import Glob
+from sluice.core.pattern import Grammar
 from sluice.core.tree import EMPTY, Directory, Entry, Staging
 
 
@@ -31,7 +31,8 @@ class Selection(Struct, frozen=True, eq=False):
     """What `from` selects below its source: the literal `path`, or what `expand` finds.
 
     For a pattern, nothing outside the directory `path` can match; excludes are also compared with
-    paths relative to `base`; a match loses the text `strip` from its front when it lands.
+    paths relative to `base`; a match loses the text `strip` from its front when it lands. Plans stay
+    in memory, so `expand` keeps the text and compiles it for each use.
     """
 
     path: str
@@ -40,10 +41,10 @@ class Selection(Struct, frozen=True, eq=False):
     expand: Callable[[Directory], Iterable[tuple[str, Entry]]] | None = None
 
 
-class Exclude(Struct, frozen=True, eq=False):
-    """One exclude pattern; `anywhere` if it is also compared with the bare name."""
+class Exclude(Struct, frozen=True):
+    """One exclude pattern, known to be valid; `anywhere` if it is also compared with the bare name."""
 
-    glob: Glob
+    text: str
     anywhere: bool
     directories_only: bool = False
 
@@ -69,6 +70,8 @@ class Dialect(Struct, frozen=True, eq=False):
     """Reads the path of `from` for the Extract strategy. Raises `SpecError`."""
     exclude: Callable[[str, Limits], Exclude]
     """Reads an exclude. Raises `SpecError`."""
+    exclude_grammar: Grammar
+    """What the texts of excludes are read in."""
     target: Callable[[str, Limits], str]
     """Reads the path of `to`. Raises `SpecError`."""
     place_file: Callable[[Staging, str, str], str]
@@ -145,21 +148,25 @@ def _literal(text: str) -> Selection:
 def _documented_select(text: str, limits: Limits) -> Selection:
     if not pattern.has_meta(text, pattern.DOCUMENTED.meta):
         return _literal(pattern.unescape(text))
-    directories_only, compiled, base = _documented_glob(text, limits)
-    return Selection(base, base, f"{base}/" if base else "", _documented_expand(compiled, directories_only))
+    spelled, directories_only, base = _documented_glob(text, limits)
+    expand = _documented_expand(spelled, limits, directories_only=directories_only)
+    return Selection(base, base, f"{base}/" if base else "", expand)
 
 
 def _documented_archives(text: str, limits: Limits) -> Selection:
     if not pattern.has_meta(text, pattern.DOCUMENTED.meta):
         return _literal(pattern.unescape(text))
-    directories_only, compiled, base = _documented_glob(text, limits)
-    return Selection(base, base, "", _documented_expand(compiled, directories_only, inside=True))
+    spelled, directories_only, base = _documented_glob(text, limits)
+    return Selection(
+        base, base, "", _documented_expand(spelled, limits, directories_only=directories_only, inside=True)
+    )
 
 
 def _documented_expand(
-    compiled: Glob, directories_only: bool, *, inside: bool = False
+    spelled: str, limits: Limits, *, directories_only: bool, inside: bool = False
 ) -> Callable[[Directory], Iterator[tuple[str, Entry]]]:
     def expand(tree: Directory) -> Iterator[tuple[str, Entry]]:
+        compiled = pattern.compile_glob(spelled, pattern.DOCUMENTED, limits)
         for path, entry in glob.expand(tree, compiled, inside=inside):
             if path and (not directories_only or isinstance(tree.find(path), Directory)):
                 yield path, entry
@@ -167,18 +174,19 @@ def _documented_expand(
     return expand
 
 
-def _documented_glob(text: str, limits: Limits) -> tuple[bool, Glob, str]:
+def _documented_glob(text: str, limits: Limits) -> tuple[str, bool, str]:
+    """A valid pattern as it is spelled, whether it wants directories only, and its literal prefix."""
     if text.startswith("/") or ".." in text.split("/"):
         raise _escape(text, "source")
     spelled, directories_only = pattern.normalise(text)
-    compiled = pattern.compile_glob(spelled, pattern.DOCUMENTED, limits)
-    return directories_only, compiled, "/".join(pattern.literal_prefix(spelled, pattern.DOCUMENTED))
+    pattern.compile_glob(spelled, pattern.DOCUMENTED, limits)
+    return spelled, directories_only, "/".join(pattern.literal_prefix(spelled, pattern.DOCUMENTED))
 
 
 def _documented_exclude(text: str, limits: Limits) -> Exclude:
     spelled, directories_only = pattern.normalise(text)
-    compiled = pattern.compile_glob(spelled, pattern.DOCUMENTED, limits)
-    return Exclude(compiled, "/" not in spelled, directories_only)
+    pattern.compile_glob(spelled, pattern.DOCUMENTED, limits)
+    return Exclude(spelled, "/" not in spelled, directories_only)
 
 
 def _documented_target(text: str, limits: Limits) -> str:
@@ -204,6 +212,7 @@ DOCUMENTED = Dialect(
     select=_documented_select,
     select_archives=_documented_archives,
     exclude=_documented_exclude,
+    exclude_grammar=pattern.DOCUMENTED,
     target=_documented_target,
     place_file=_documented_file,
     merge=merge.merge_documented,
@@ -233,26 +242,25 @@ def _upstream_target(text: str, limits: Limits) -> str:
 def _upstream_select(text: str, limits: Limits) -> Selection:
     if _UPSTREAM_META.isdisjoint(text):
         return _literal(text)
-    compiled = pattern.compile_glob(text, pattern.PATH_MATCH, limits)
     return Selection(
-        path="/".join(compiled.prefix),
+        path="/".join(pattern.compile_glob(text, pattern.PATH_MATCH, limits).prefix),
         base=_upstream_base(text),
         # Only literally: the prefix of `a/*/**` or of an escaped pattern stays.
         strip=text.removesuffix("**") if text.endswith("/**") else "",
-        expand=lambda tree: glob.expand(tree, compiled),
+        expand=lambda tree: glob.expand(tree, pattern.compile_glob(text, pattern.PATH_MATCH, limits)),
     )
 
 
 def _upstream_archives(text: str, limits: Limits) -> Selection:
     if _UPSTREAM_META.isdisjoint(text):
         return _literal(text)
-    compiled = pattern.compile_glob(text, pattern.DOUBLESTAR_PATHS, limits)
+    prefix = pattern.compile_glob(text, pattern.DOUBLESTAR_PATHS, limits).prefix
 
     def expand(tree: Directory) -> Iterator[tuple[str, Entry]]:
         for path in glob.expand_doublestar(tree, text, limits):
             yield path, tree.find(path) or EMPTY
 
-    return Selection("/".join(compiled.prefix), _upstream_base(text), "", expand)
+    return Selection("/".join(prefix), _upstream_base(text), "", expand)
 
 
 def _upstream_base(text: str) -> str:
@@ -263,7 +271,8 @@ def _upstream_base(text: str) -> str:
 
 
 def _upstream_exclude(text: str, limits: Limits) -> Exclude:
-    return Exclude(pattern.compile_glob(text, pattern.DOUBLESTAR, limits), anywhere="/" not in text)
+    pattern.compile_glob(text, pattern.DOUBLESTAR, limits)
+    return Exclude(text, anywhere="/" not in text)
 
 
 def _upstream_file(staging: Staging, to: str, name: str) -> str:
@@ -317,6 +326,7 @@ UPSTREAM = Dialect(
     select=_upstream_select,
     select_archives=_upstream_archives,
     exclude=_upstream_exclude,
+    exclude_grammar=pattern.DOUBLESTAR,
     target=_upstream_target,
     place_file=_upstream_file,
     merge=merge.merge_upstream,
