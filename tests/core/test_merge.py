@@ -219,7 +219,27 @@ def test_upstream_merge(base: str, overlay: str, merged: str) -> None:
 
 
 def test_upstream_sorts_keys_naturally() -> None:
-    order = ["-y", "_x", "~a", "9", "10", "A", "B", "a", "a-b", "a.b", "a/b", "a_b", "a2", "a02", "a10", "ab", "b"]
+    order = [
+        "-y",
+        "_x",
+        "~a",
+        "9",
+        "10",
+        "A",
+        "B",
+        "a",
+        "a-b",
+        "a.b",
+        "a/b",
+        "a_b",
+        "a2",
+        "a02",
+        "a10",
+        "a12",
+        "a100",
+        "ab",
+        "b",
+    ]
     order += ["x9y", "x9z", "x1000", "x10y", "z", "é"]
 
     written = upstream("", "".join(f"'{key}': v\n" for key in reversed(order)))
@@ -254,6 +274,7 @@ def test_the_order_of_keys_depends_on_the_keys_alone() -> None:
         pytest.param('"\\n"', "|2+\n", id="an empty line"),
         pytest.param('" a\\nb"', "|2-\n   a\n  b", id="lines that begin with a space"),
         pytest.param('"a \\nb"', '"a \\nb"', id="a space before a line break"),
+        pytest.param('"a\\nb "', '"a\\nb "', id="a space at the end of the last line"),
         pytest.param('"a\\n\\tb"', '"a\\n\\tb"', id="lines with a tab"),
         pytest.param(f"{'x' * 79} a b", f"{'x' * 79}\n  a b", id="a long plain text is folded"),
         pytest.param(f"{'x' * 77} a b", f"{'x' * 77} a\n  b", id="only beyond the width"),
@@ -356,7 +377,9 @@ def test_limits_are_merge_errors_that_name_the_field() -> None:
             merge(b"", b"[1, 2, 3, 4]", limits)
 
 
-def test_the_documents_of_a_file_share_its_limit() -> None:
+def test_the_documents_of_a_file_share_its_limits() -> None:
+    with pytest.raises(MergeError, match=r"^base: YAML of 14 bytes \(limit: 13, yaml_size\)$"):
+        merge_upstream(b"a: 1\n---\nb: 1\n", b"", Limits(yaml_size=13))
     with pytest.raises(MergeError, match=r"^base: too many nodes \(limit: 4, yaml_nodes\)$"):
         merge_upstream(b"a: 1\n---\nb: 1\n", b"", Limits(yaml_nodes=4))
 

@@ -125,12 +125,12 @@ def test_merge_keys_are_resolved(text: str, value: Any) -> None:
 
 
 def test_merged_fields_stand_where_the_merge_key_does() -> None:
-    node = mapping_of("m: &m {a: 1, z: 2}\nx: {first: 0, <<: *m, z: 9, last: 3}")
+    node = mapping_of("m: &m {a: 1, z: 2}\nx: {first: 0, <<: *m, last: 3, z: 9}")
 
     inner = fields(node)["x"][1]
 
     assert isinstance(inner, MappingNode)
-    assert list(fields(inner)) == ["first", "a", "z", "last"]
+    assert list(fields(inner)) == ["first", "a", "last", "z"]
 
 
 @pytest.mark.parametrize(
