@@ -360,7 +360,8 @@ def _found(value: object) -> str:
         case bool():
             return str(value).lower()
         case int() | float():
-            return str(value)[:80]
+            text = str(value)
+            return text if len(text) <= 80 else f"{text[:80]}…"
         case Mapping():
             return "a mapping"
         case _:
