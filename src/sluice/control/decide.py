@@ -76,6 +76,7 @@ class Drift(StrEnum):
     ARTIFACTS_CHANGED = "ArtifactsChanged"
     ARTIFACT_MISSING = "ArtifactMissing"
     EXTERNAL_ARTIFACTS_CHANGED = "ExternalArtifactsChanged"
+    DIALECT_CHANGED = "DialectChanged"
 
 
 def detect_drift(

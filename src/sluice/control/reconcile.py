@@ -144,7 +144,7 @@ class Reconciler:
         self._interests = Interests()
         self._publisher = Publisher(objects, store, pools, clock, settings, self._interests, self._wake_users)
         self._known: dict[Key, _Known] = {}
-        self._suspects: set[Key] = set()
+        self._suspects: dict[Key, Drift] = {}
         self._repairs: defaultdict[Key, deque[float]] = defaultdict(deque)
         self._setbacks: dict[Key, int] = {}
         objects.subscribe(self._notice)
@@ -174,7 +174,7 @@ class Reconciler:
         """Somebody else changed an artifact: its generator repairs it, others may take or use it."""
         patience = max(self._patience(artifact), settle)
         for key in self._interests.makers(artifact):
-            self._suspects.add(key)
+            self._suspects[key] = Drift.EXTERNAL_ARTIFACTS_CHANGED
             if patience:
                 self.queue.add_after(key, patience)
             else:
@@ -303,7 +303,7 @@ class Reconciler:
         """
         self._known.pop(key, None)
         self._setbacks.pop(key, None)
-        self._suspects.discard(key)
+        self._suspects.pop(key, None)
         for artifact in self._interests.forget(key):
             self._repairs.pop(artifact, None)
             self._publisher.abandon(artifact)
@@ -345,7 +345,7 @@ class Reconciler:
         observed = await self._observe(known.spec)
         turn.drift = await self._drift(generator, known.spec, observed)
         if turn.drift is None:
-            self._suspects.discard(generator.key)
+            self._suspects.pop(generator.key, None)
             self._publisher.note_current(generator.status.inventory)
             self._again(generator.key, Retry.INTERVAL)
             event = events.event(Scenario.UP_TO_DATE, count=len(generator.status.inventory))
@@ -412,6 +412,8 @@ class Reconciler:
         affected = set(self._interests.made(generator.key))
         self._known[generator.key] = fresh = _Known(*identity, spec, dialect, plans)
         self._interests.remember(generator.key, spec)
+        if known is not None and known.dialect is not dialect:
+            self._suspects[generator.key] = Drift.DIALECT_CHANGED
         if known is not None:
             # This may have closed or broken a cycle.
             for artifact in affected | set(self._interests.made(generator.key)):
@@ -479,7 +481,7 @@ class Reconciler:
         if observed.errors:
             return Drift.SOURCES_CHANGED
         if generator.key in self._suspects:
-            return Drift.EXTERNAL_ARTIFACTS_CHANGED
+            return self._suspects[generator.key]
         published = {there.key: there for there in self._objects.artifacts_of(generator.uid)}
         for key in stored:
             there = self._objects.artifact(key)
@@ -602,7 +604,7 @@ class Reconciler:
         trouble = turn.trouble = conditions.troubled(failures) or self._emptied(generator, known, wanted)
         inventory = decide.merge_inventory(generator, outcome.published, wanted, keep_others=trouble is not None)
         self._tell(generator, known, wanted, outcome, repaired=turn.drift is Drift.EXTERNAL_ARTIFACTS_CHANGED)
-        self._suspects.discard(generator.key)
+        self._suspects.pop(generator.key, None)
         if trouble is None:
             self._again(generator.key, Retry.INTERVAL)
             event = events.event(Scenario.SUCCEEDED, count=len(inventory))
