@@ -42,6 +42,7 @@ from sluice.kube.kinds import Kind
 from sluice.kube.leader import Durations, Election, lease_name, new_identity
 from sluice.kube.objects import KubeObjects, Scope
 from sluice.kube.proxy import proxy_for
+from sluice.kube.watch import INACTIVITY
 from sluice.logs import logger
 from sluice.metrics import Metrics, Result, answer_health, listen, metrics_handler
 from sluice.server import ArtifactServer, advertised_base
@@ -77,6 +78,8 @@ class ControllerOptions(Struct, frozen=True, kw_only=True):
     release_on_cancel: bool = True
     durations: Durations = Durations()
     verify_rate: float = 10.0
+    watch_inactivity: float = INACTIVITY
+    """Seconds without a word from the API server after which a watch counts as dead."""
 
 
 class Pools:
@@ -199,7 +202,7 @@ async def run_controller(options: ControllerOptions, environ: Mapping[str, str])
         post = poster.post if poster is not None else _post_nothing
         recorder = Recorder(client, hostname, log=_log_event, post=post, failed=_log_failure)
         scope = Scope(options.namespace, options.label_selector)
-        objects = KubeObjects(client, recorder, scope, failed=_log_watch)
+        objects = KubeObjects(client, recorder, scope, inactivity=options.watch_inactivity, failed=_log_watch)
         pools = Pools()
         stack.callback(pools.abandon)
         fetcher = await stack.enter_async_context(_fetcher(options, environ, pools))

@@ -37,7 +37,7 @@ from sluice.kube.errors import Refused
 from sluice.kube.events import Recorder
 from sluice.kube.kinds import ARTIFACT_GENERATOR, EXTERNAL_ARTIFACT, SOURCE_KINDS, Kind
 from sluice.kube.shelf import Shelf
-from sluice.kube.watch import Changed, Event, Gone, HasMetadata, Synced, Watch
+from sluice.kube.watch import INACTIVITY, Changed, Event, Gone, HasMetadata, Synced, Watch
 
 T = TypeVar("T", bound=HasMetadata)
 S = TypeVar("S", Generator, ExternalArtifact)
@@ -82,6 +82,7 @@ class KubeObjects:
         recorder: Recorder,
         scope: Scope = EVERYTHING,
         *,
+        inactivity: float = INACTIVITY,
         failed: Callable[[Kind, ApiError], None] = lambda kind, error: None,
         clock: Clock = SYSTEM_CLOCK,
         rng: random.Random | None = None,
@@ -89,6 +90,7 @@ class KubeObjects:
         self._client = client
         self._recorder = recorder
         self._scope = scope
+        self._inactivity = inactivity
         self._report_failure = failed
         self._clock = clock
         self._rng = rng
@@ -284,6 +286,7 @@ class KubeObjects:
             decoder,
             namespace=self._scope.namespace,
             labels=labels,
+            inactivity=self._inactivity,
             failed=self._failed,
             clock=self._clock,
             rng=self._rng,
