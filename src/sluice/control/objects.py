@@ -40,7 +40,7 @@ class ConditionType(StrEnum):
     READY = "Ready"
 
 
-class Condition(Struct, frozen=True, rename="camel"):
+class Condition(Struct, frozen=True, rename="camel", omit_defaults=True):
     """One condition, as every Kubernetes object has them."""
 
     type: str
