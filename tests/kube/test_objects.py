@@ -478,15 +478,17 @@ class TestView:
         proxy.on_request = missing
         task = asyncio.create_task(distant.run())
         with pytest.raises(ApiError) as error:
-            await distant.synced(2)
+            await distant.synced(1)
         task.cancel()
         await asyncio.wait([task])
 
-        assert str(error.value) == (
-            "buckets.source.toolkit.fluxcd.io: not listed within 2 s: "
+        # On a busy machine others may be late too.
+        text = (
+            "buckets.source.toolkit.fluxcd.io: not listed within 1 s: "
             f"GET {SOURCE_KINDS[SourceKind.BUCKET].path(namespace)}: the server answered 404 "
             "(is its CustomResourceDefinition installed?)"
         )
+        assert text in str(error.value).split("; ")
 
     async def test_a_bug_in_whoever_listens_ends_it_all(self, world: Cluster, client: Client, namespace: str) -> None:
         def stumble(change: object) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from http import HTTPStatus
-from typing import NoReturn
+from typing import Generic, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -29,7 +30,8 @@ from sluice.kube.kinds import ARTIFACT_GENERATOR, EVENT, FIELD_MANAGER
 
 COMPONENT = FIELD_MANAGER
 """Who tells, in events: the peer's name, which alerts and dashboards know."""
-QUEUE = 1000
+QUEUE = 5000
+"""How many events may wait: those of a first build of a thousand generators."""
 UNCHANGED_EVERY = 300.0
 """Seconds in which a generator's events that tell of no change are told once."""
 POLITENESS = 5.0
@@ -41,8 +43,43 @@ POST_DELAYS = (1.0, 2.0, 4.0, 8.0)
 MAX_RETRY_AFTER = 60.0
 REVISION_METADATA = "source.extensions.fluxcd.io/revision"
 
+T = TypeVar("T")
 Failed = Callable[[ApiError], None]
 Tell = Callable[[Generator, Event], None]
+
+
+class _Outbox(Generic[T]):
+    """What waits to be sent, so many at most; what does not fit is counted."""
+
+    def __init__(self, failed: Failed) -> None:
+        self._failed = failed
+        self._queue: asyncio.Queue[T] = asyncio.Queue(QUEUE)
+        self._lost = 0
+
+    def put(self, item: T) -> None:
+        try:
+            self._queue.put_nowait(item)
+        except asyncio.QueueFull:
+            self._lost += 1
+
+    async def send(self, send: Callable[[T], Awaitable[None]]) -> NoReturn:
+        """Send one after the other, for ever; what fails is told."""
+        while True:
+            item = await self._queue.get()
+            if self._lost:
+                self._failed(ApiError(f"{self._lost} events were dropped: {QUEUE} others waited"))
+                self._lost = 0
+            try:
+                await send(item)
+            except ApiError as error:
+                self._failed(error)
+            finally:
+                self._queue.task_done()
+
+    async def flush(self, within: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._queue.join()
 
 
 class _Created(Struct):
@@ -80,10 +117,9 @@ class Recorder:
         self._instance = instance
         self._log = log
         self._post = post
-        self._failed = failed
         self._clock = clock
         self._folding = Folding(clock)
-        self._queue: asyncio.Queue[_Queued] = asyncio.Queue(QUEUE)
+        self._outbox: _Outbox[_Queued] = _Outbox(failed)
         self._unchanged: OrderedDict[str, float] = OrderedDict()
         self._writes = 0
         self._quiet = asyncio.Event()
@@ -95,12 +131,8 @@ class Recorder:
         if event.unchanged and not self._is_due(generator.uid):
             return
         self._post(generator, event)
-        try:
-            self._queue.put_nowait(
-                _Queued(generator, event, self._clock.now(), self._clock.monotonic() + POLITENESS),
-            )
-        except asyncio.QueueFull:
-            self._failed(ApiError(f"event dropped: {QUEUE} others wait to be written"))
+        until = self._clock.monotonic() + POLITENESS
+        self._outbox.put(_Queued(generator, event, self._clock.now(), until))
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
@@ -115,23 +147,11 @@ class Recorder:
                 self._quiet.set()
 
     async def run(self) -> NoReturn:
-        while True:
-            queued = await self._queue.get()
-            try:
-                told = self._folding.fold(queued.generator, queued.event)
-                if told is not None:
-                    await self._wait(queued.until)
-                    await self._write(queued, told)
-            except ApiError as error:
-                self._failed(error)
-            finally:
-                self._queue.task_done()
+        await self._outbox.send(self._send)
 
     async def flush(self, within: float) -> None:
         """Wait until everything is written, but not longer than that."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within):
-                await self._queue.join()
+        await self._outbox.flush(within)
 
     def _is_due(self, uid: str) -> bool:
         now = self._clock.monotonic()
@@ -143,6 +163,12 @@ class Recorder:
         if len(self._unchanged) > GENERATORS:
             self._unchanged.popitem(last=False)
         return True
+
+    async def _send(self, queued: _Queued) -> None:
+        told = self._folding.fold(queued.generator, queued.event)
+        if told is not None:
+            await self._wait(queued.until)
+            await self._write(queued, told)
 
     async def _wait(self, until: float) -> None:
         with suppress(TimeoutError):
@@ -207,6 +233,7 @@ class Poster:
         instance: str,
         *,
         proxy: str = "",
+        timeout: float = POST_TIMEOUT,
         failed: Failed = lambda error: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -214,36 +241,22 @@ class Poster:
         self._host = urlsplit(address).hostname or "without a host"
         self._instance = instance
         self._proxy = proxy
-        self._failed = failed
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._clock = clock
-        self._queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE)
+        self._outbox: _Outbox[bytes] = _Outbox(failed)
 
     def post(self, generator: Generator, event: Event) -> None:
         """Have an event posted, unless it is a mere trace; never waits and never fails."""
-        if event.kind is EventKind.TRACE:
-            return
-        try:
-            self._queue.put_nowait(msgspec.json.encode(self._body(generator, event)))
-        except asyncio.QueueFull:
-            self._failed(ApiError(f"event dropped: {QUEUE} others wait to be posted to {self._host}"))
+        if event.kind is not EventKind.TRACE:
+            self._outbox.put(msgspec.json.encode(self._body(generator, event)))
 
     async def run(self) -> NoReturn:
-        timeout = aiohttp.ClientTimeout(total=POST_TIMEOUT)
-        async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
-            while True:
-                body = await self._queue.get()
-                try:
-                    await self._deliver(session, body)
-                except ApiError as error:
-                    self._failed(error)
-                finally:
-                    self._queue.task_done()
+        async with aiohttp.ClientSession(timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
+            await self._outbox.send(partial(self._deliver, session))
 
     async def flush(self, within: float) -> None:
         """Wait until everything is posted, but not longer than that."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within):
-                await self._queue.join()
+        await self._outbox.flush(within)
 
     async def _deliver(self, session: aiohttp.ClientSession, body: bytes) -> None:
         for usual in POST_DELAYS:
