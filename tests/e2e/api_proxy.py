@@ -109,6 +109,7 @@ class ApiProxy:
         """Every request with the status of its answer, in the order of the answers."""
         self._replies: list[tuple[Matches, Reply, list[int]]] = []
         self._holds: list[Hold] = []
+        self._cutting: str | None = ""
         self._lock = threading.Lock()
         self._passing = threading.Event()
         self._passing.set()
@@ -136,6 +137,10 @@ class ApiProxy:
 
     def count(self, matches: Matches) -> int:
         return sum(1 for call, _ in self.calls if matches(call))
+
+    def answers(self, matches: Matches) -> list[int]:
+        """The statuses of the answers to requests that match, in order."""
+        return [status for call, status in self.calls if matches(call)]
 
     # Faults
 
@@ -170,7 +175,22 @@ class ApiProxy:
         finally:
             self._passing.set()
 
+    def cut_next_event(self, resource: str) -> None:
+        """Pass only half of what a watch says next, and end its connection."""
+        self._cutting = resource
+
+    @property
+    def has_cut_an_event(self) -> bool:
+        return self._cutting is None
+
     # For connections
+
+    def cuts(self, call: Call) -> bool:
+        with self._lock:
+            if call.resource != self._cutting:
+                return False
+            self._cutting = None
+            return True
 
     def reply_to(self, call: Call) -> Reply | None:
         with self._lock:
@@ -261,7 +281,8 @@ class _Connection(BaseHTTPRequestHandler):
         else:
             answer = response.read()
             proxy.stop_at_hold(call, answered=True)
-            self._say(response.status, dict(response.headers), answer)
+            if not self.is_silent:
+                self._say(response.status, dict(response.headers), answer)
 
     def _say(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self._begin(status, headers)
@@ -285,6 +306,10 @@ class _Connection(BaseHTTPRequestHandler):
             self.server.proxy.pass_on()
             if self.is_silent:
                 continue
+            if self.call is not None and self.server.proxy.cuts(self.call):
+                half = data[: len(data) // 2]
+                self.wfile.write(f"{len(half):x}\r\n".encode() + half + b"\r\n")
+                raise ConnectionResetError
             self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
             self.wfile.flush()
         self.wfile.write(b"0\r\n\r\n")
