@@ -304,7 +304,12 @@ class Reconciler:
         self._known.pop(key, None)
         self._setbacks.pop(key, None)
         self._suspects.pop(key, None)
-        for artifact in self._interests.forget(key):
+        made = list(self._interests.made(key))
+        orphans = self._interests.forget(key)
+        for artifact in made:
+            # What it fed may have been a cycle.
+            self._wake(self._interests.readers(SourceKind.EXTERNAL_ARTIFACT, *artifact))
+        for artifact in orphans:
             self._repairs.pop(artifact, None)
             self._publisher.abandon(artifact)
 
