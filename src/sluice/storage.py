@@ -295,6 +295,7 @@ class DiskStorage:
     def supersede(self, namespace: str, name: str, *, current: str, now: datetime) -> None:
         """Note that a status names `current` now, which supersedes the artifact's other files.
 
+        Without `current` nothing of the artifact is published any more, and all of it goes in time.
         A file found at start counts as superseded from the first call, so it stays for at least the
         retention time after a restart. `now` is only compared with other values of `now`: it should
         come from a clock that no one sets.
@@ -319,12 +320,13 @@ class DiskStorage:
                 known = self._artifacts.get((namespace, name), {})
                 files = [ArchiveFile(filename, file.superseded) for filename, file in known.copy().items()]
                 current = self._current.get((namespace, name), "")
-                for file in select_garbage(files, current=current, keep=keep, ttl=ttl, now=now):
+                kept = keep if current else 0  # an artifact that nobody publishes any more has no history
+                for file in select_garbage(files, current=current, keep=kept, ttl=ttl, now=now):
                     path = _path(namespace, name, file.filename)
                     with explained(path, "delete"):
                         self._remove(namespace, name, file.filename)
                     gone.append(path)
-                if len(known) <= max(keep, 1):
+                if len(known) <= (max(keep, 1) if current else 0):
                     self._superseded.discard((namespace, name))
         return gone
 

@@ -274,6 +274,16 @@ def test_after_a_restart_retention_counts_from_the_first_status(tmp_path: Path) 
     assert files(tmp_path) == {second.path}
 
 
+def test_all_of_an_artifact_that_nobody_publishes_goes(tmp_path: Path) -> None:
+    storage = DiskStorage(tmp_path)
+    first, second = storage.put("apps", "web", TREE), storage.put("apps", "web", OTHER)
+    storage.supersede("apps", "web", current="", now=START)
+
+    assert storage.collect(keep=2, ttl=HOUR, now=START + HOUR) == []
+    assert sorted(storage.collect(keep=2, ttl=HOUR, now=START + 2 * HOUR)) == sorted([first.path, second.path])
+    assert files(tmp_path) == set()
+
+
 def test_deleting_an_artifact_leaves_what_is_not_ours(tmp_path: Path) -> None:
     storage = DiskStorage(tmp_path)
     archive = storage.put("apps", "web", TREE)
