@@ -51,7 +51,9 @@ class Outcome:
 
 
 class Publisher:
-    """Writes artifacts and their objects. `published` is told of each that has a new status."""
+    """Writes artifacts and their objects. `published` is told of each that has a new status
+    or is gone, and by which generator.
+    """
 
     def __init__(
         self,
@@ -61,7 +63,7 @@ class Publisher:
         clock: Clock,
         settings: Settings,
         interests: Interests,
-        published: Callable[[Key], None],
+        published: Callable[[Key, Key], None],
     ) -> None:
         self._objects = objects
         self._store = store
@@ -141,7 +143,7 @@ class Publisher:
             self.current(generator)
             assert there is not None
             await self._objects.write_artifact_status(key, there.generation, status)
-            self._published(key)
+            self._published(key, generator.key)
             if before is None or before.artifact is None or before.artifact.digest != status.digest:
                 outcome.changed.append((key, status))
         if wanted is not None or status is not None:
@@ -183,7 +185,7 @@ class Publisher:
             await self._objects.delete_artifact(there)
         self._interests.release(generator.key, key)
         await self._pools.io(lambda: self._store.delete(*key))
-        self._published(key)
+        self._published(key, generator.key)
         return True
 
     def note_current(self, items: Sequence[InventoryItem]) -> None:

@@ -181,11 +181,14 @@ class Reconciler:
                 self.queue.add(key)
         self._wake(self._interests.readers(SourceKind.EXTERNAL_ARTIFACT, *artifact))
 
-    def _wake_users(self, artifact: Key) -> None:
-        """We changed an artifact ourselves: whoever reads it or waits for its name looks again."""
+    def _wake_users(self, artifact: Key, by: Key) -> None:
+        """A generator of ours wrote an artifact, or took it away with its files.
+
+        Whoever reads it looks again, and whoever else wants its name: it may be free, or have been
+        taken before the files were gone.
+        """
         self._wake(self._interests.readers(SourceKind.EXTERNAL_ARTIFACT, *artifact))
-        if self._objects.artifact(artifact) is None:
-            self._wake(self._interests.makers(artifact))
+        self._wake(key for key in list(self._interests.makers(artifact)) if key != by)
 
     def _wake(self, keys: Iterable[Key]) -> None:
         for key in keys:
@@ -318,10 +321,16 @@ class Reconciler:
         keys = {(item.namespace, item.name) for item in generator.status.inventory}
         keys |= {there.key for there in self._objects.artifacts_of(generator.uid)}
         deleted = [key for key in sorted(keys) if await self._publisher.retract(generator, key)]
+        for key in [key for key in self._interests.made(generator.key) if self._is_unpublished(key)]:
+            await self._publisher.retract(generator, key)  # its file may be there, from a build that ended too late
         if deleted:
             self._objects.record(generator, events.event(Scenario.DELETED, items=map(events.name, deleted)))
         await self._objects.set_finalizer(generator, present=False)
         self._forget(generator.key)
+
+    def _is_unpublished(self, artifact: Key) -> bool:
+        """Whether an artifact has no object, and no second generator that may be about to make one."""
+        return self._objects.artifact(artifact) is None and len(self._interests.makers(artifact)) < 2
 
     async def _suspend(self, turn: _Turn) -> None:
         generator = await self._finalizable(turn.generator)
