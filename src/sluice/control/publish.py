@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+from msgspec.structs import replace
+
 from sluice.build import Artifact
 from sluice.control import decide
 from sluice.control.conditions import OwnershipConflict
@@ -160,10 +162,12 @@ class Publisher:
         if there is None or verdict is Ownership.OURS:
             return
         owner = there.owner
+        if owner is not None and not owner.namespace:
+            owner = replace(owner, namespace=there.namespace)
         may_be_gone = verdict is Ownership.UNLESS_OWNER_IS_GONE
         if may_be_gone and owner is not None and not await self._objects.owner_exists(owner):
             return
-        who = f"{owner.kind} {owner.namespace or key[0]}/{owner.name}" if owner is not None else "nobody we know"
+        who = f"{owner.kind} {owner.namespace}/{owner.name}" if owner is not None else "nobody we know"
         raise OwnershipConflict(
             f"ExternalArtifact {'/'.join(key)} belongs to {who} (delete it, or choose another name)"
         )
