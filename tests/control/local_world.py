@@ -73,6 +73,7 @@ class LocalWorld:
         path = self.artifact_path(name)
         if path.exists():
             there = json.loads(path.read_bytes())
+            there["metadata"]["generation"] += "spec" in patch
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             there = {"metadata": {"namespace": self.namespace, "name": name, "uid": "by-hand", "generation": 1}}

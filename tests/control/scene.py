@@ -182,13 +182,22 @@ class Archives:
 
 
 class Inline:
-    """Pools without threads."""
+    """Pools without threads; that of the disk may be held up."""
+
+    def __init__(self) -> None:
+        self.gate: asyncio.Event | None = None
+        self.waiting = 0
 
     async def build(self, work: Callable[[], T]) -> T:
         await asyncio.sleep(0)
         return work()
 
-    io = build
+    async def io(self, work: Callable[[], T]) -> T:
+        if self.gate is not None:
+            self.waiting += 1
+            await self.gate.wait()
+            self.waiting -= 1
+        return await self.build(work)
 
 
 class Observations:
@@ -236,12 +245,13 @@ class Scene:
         self.sources = Archives(self.root / "sources", self.root / "store")
         self.builder = Builder(self.store, UnpackedCache(self.root / "sources").unpack)
         self.observed = Observations()
+        self.pools = Inline()
         self.reconciler = Reconciler(
             self.objects,
             self.store,
             self.sources,
             self.builder,
-            Inline(),
+            self.pools,
             self.clock,
             self.settings,
             self.observed,
