@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
@@ -111,12 +112,19 @@ def _planned(
     limits: Limits,
 ) -> ArtifactPlan | Failure:
     try:
-        recipe = plan_recipe(spec.copy, where, aliases, dialect, limits)
+        recipe = _known_recipe(spec.copy, tuple(aliases), dialect, limits)
     except SpecError as error:
-        return Failure(spec.name, error)
+        problems = (Problem(problem.code, problem.text, where + problem.where) for problem in error.problems)
+        return Failure(spec.name, SpecError(problems))
     # An origin that is not declared means none, as in the peer.
     origin = spec.origin_revision if spec.origin_revision in aliases else None
     return ArtifactPlan(spec.name, recipe, labels, spec.revision, origin)
+
+
+@lru_cache(maxsize=20_000)
+def _known_recipe(copies: tuple[CopySpec, ...], aliases: tuple[str, ...], dialect: Dialect, limits: Limits) -> Recipe:
+    """The recipe of equal operations, read once: a commit changes few directories of pathPattern."""
+    return plan_recipe(copies, "", aliases, dialect, limits)
 
 
 def plan_recipe(
