@@ -12,8 +12,6 @@ from typing import Any
 import msgspec
 import structlog
 
-TRACE = 5
-
 
 class Level(StrEnum):
     """How much is logged."""
@@ -32,7 +30,7 @@ class Encoding(StrEnum):
 
 
 _LEVELS: Mapping[str, int] = {
-    Level.TRACE: TRACE,
+    Level.TRACE: logging.NOTSET,  # structlog knows no level below debug
     Level.DEBUG: logging.DEBUG,
     Level.INFO: logging.INFO,
     Level.ERROR: logging.ERROR,
