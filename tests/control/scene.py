@@ -88,14 +88,14 @@ class Tripwire:
             check(what)
         self.done.append(what)
 
-    def fail(self, kind: str, times: int = 1) -> None:
-        """Refuse the next writes of one kind."""
+    def fail(self, kind: str, times: int = 1, error: Callable[[str], Exception] = ApiError) -> None:
+        """Refuse the next writes of one kind, or to one object."""
         left = [times]
 
         def check(what: str) -> None:
-            if what.split()[0] == kind and left[0]:
+            if what.startswith(kind) and left[0]:
                 left[0] -= 1
-                raise ApiError(f"{what}: refused", 500)
+                raise error(f"{what}: refused")
 
         self.checks.append(check)
 
