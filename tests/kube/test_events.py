@@ -322,6 +322,27 @@ class TestRecorder:
 
         assert (len(found()), clock.slept) == (1, [10.0] * 3)
 
+    async def test_an_answer_that_was_lost(
+        self, client: Client, proxy: Proxy, found: Callable[[], list[Any]], failures: list[str], namespace: str
+    ) -> None:
+        """The event was written, and the second attempt finds it."""
+        lost: list[bytes] = []
+
+        def lose_one(chunk: bytes) -> bytes | None:
+            if lost:
+                return chunk
+            lost.append(chunk)
+            return None
+
+        proxy.on_answer = lose_one
+        recorder = Recorder(client, "here", failed=noting(failures), clock=HandClock())
+        recorder.record(generator(namespace), built())
+        async with running(recorder.run()):
+            await recorder.flush(60)
+
+        assert lost
+        assert (len(found()), failures) == (1, [])
+
     async def test_a_server_that_stays_away_is_given_up(
         self, client: Client, proxy: Proxy, failures: list[str], namespace: str
     ) -> None:

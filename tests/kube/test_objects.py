@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -30,6 +31,7 @@ from sluice.control.objects import (
 from sluice.core.errors import ApiError
 from sluice.core.spec import API_VERSION, KIND, SourceKind, SourceRef
 from sluice.kube.client import Client
+from sluice.kube.clock import SystemClock
 from sluice.kube.config import ClientConfig, load_config
 from sluice.kube.events import Recorder
 from sluice.kube.kinds import ARTIFACT_GENERATOR, EXTERNAL_ARTIFACT, SOURCE_KINDS, Kind
@@ -110,6 +112,17 @@ async def client(control_plane: ControlPlane) -> AsyncIterator[Client]:
         yield client
 
 
+class Calendar(SystemClock):
+    """A clock that is a minute later whenever somebody looks."""
+
+    def __init__(self) -> None:
+        self._now = LATER
+
+    def now(self) -> datetime:
+        self._now += timedelta(minutes=1)
+        return self._now
+
+
 @asynccontextmanager
 async def running(objects: KubeObjects) -> AsyncIterator[KubeObjects]:
     """Objects whose view is kept, and complete."""
@@ -125,7 +138,7 @@ async def running(objects: KubeObjects) -> AsyncIterator[KubeObjects]:
 
 @pytest.fixture
 async def objects(client: Client, namespace: str) -> AsyncIterator[KubeObjects]:
-    async with running(KubeObjects(client, Recorder(client, "here"), Scope(namespace))) as objects:
+    async with running(KubeObjects(client, Recorder(client, "here"), Scope(namespace), clock=Calendar())) as objects:
         yield objects
 
 
@@ -323,6 +336,25 @@ class TestOthers:
         assert (made.artifact, made.is_ready) == (offered(1), True)
         assert [condition["type"] for condition in world.artifact()["status"]["conditions"]] == ["Ready"]
 
+    @pytest.mark.parametrize("what", ["status", "reason", "message", "observedGeneration"])
+    async def test_an_artifact_of_which_others_say_something_else_is_not_ready(
+        self, what: str, world: Cluster, objects: KubeObjects, generator: Generator, notices: Notices
+    ) -> None:
+        made = await objects.apply_artifact(ObjectsContract().wanted(generator))
+        made = await objects.write_artifact_status(made.key, made.generation, offered(1))
+        others = {"status": "False", "reason": "Other", "message": "other", "observedGeneration": 7}
+        condition = {**world.artifact()["status"]["conditions"][0], what: others[what]}
+        patch = {"status": {"conditions": [condition]}}
+        world.client.merge(world.path(EXTERNAL_ARTIFACT, "web", "status"), patch)
+        change = await notices.find(ArtifactChanged)
+        assert change.before == made
+        assert change.after
+        assert not change.after.is_ready
+
+        repaired = await objects.write_artifact_status(made.key, made.generation, offered(1))
+        assert repaired.is_ready
+        assert (repaired.ready_since == made.ready_since) == (what == "observedGeneration")
+
     async def test_whoever_always_wins_is_told_so(
         self, proxy: Proxy, distant: KubeObjects, world: Cluster, generator: Generator
     ) -> None:
@@ -427,6 +459,18 @@ class TestView:
 
         digests = [change.after and change.after.artifact and change.after.artifact.digest for change in changes]
         assert digests == [None, offered(1).digest, offered(2).digest]
+
+    async def test_a_time_may_be_written_in_lower_case(
+        self, world: Cluster, objects: KubeObjects, notices: Notices
+    ) -> None:
+        world.offer(SourceKind.EXTERNAL_ARTIFACT, "web", offered(1))
+        artifact = {**msgspec.to_builtins(offered(2)), "lastUpdateTime": "2026-01-02t12:00:00z"}
+        world.client.merge(world.path(EXTERNAL_ARTIFACT, "web", "status"), {"status": {"artifact": artifact}})
+        while (found := (await notices.find(ArtifactChanged)).after) and found.artifact != offered(2):
+            pass
+
+        assert found
+        assert found.artifact == offered(2)
 
     @pytest.mark.parametrize("odd", ["2026-01-02T12:00:00x5Z", "2026-01-02T12:00:00+99:99", "0000-01-02t12:00:00z"])
     async def test_a_time_that_makes_no_sense_hides_nothing(

@@ -179,6 +179,15 @@ class TestEnds:
 
         assert (kept.version(), kept.news()) == (None, [("1", None)])
 
+    def test_what_we_made_anew_and_no_list_holds_is_gone(self) -> None:
+        kept = Kept(artifact(1, uid="1"))
+        kept.shelf.enter(artifact(3, uid="2"), OURS)
+        kept.shelf.observe(artifact(1, uid="1"))
+        kept.shelf.lose(KEY, artifact(2, uid="1"))
+        kept.shelf.settle()
+
+        assert kept.version() is None
+
     def test_what_we_made_and_a_list_holds_stays(self) -> None:
         kept = Kept()
         kept.shelf.enter(artifact(1), OURS)

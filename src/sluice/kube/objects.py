@@ -273,8 +273,6 @@ class KubeObjects:
         if there.uid != generator.uid:
             text = f"{ARTIFACT_GENERATOR.name} {'/'.join(generator.key)}: gone (there is another one of that name)"
             raise Refused(text, HTTPStatus.NOT_FOUND, "NotFound")
-        if self._generators.get(generator.key) is not None:
-            self._generators.learn(there)
         return there
 
     # What the watches say

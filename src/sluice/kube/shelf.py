@@ -65,7 +65,7 @@ class Shelf(Generic[T]):
 
     def observe(self, item: T) -> None:
         """An object is new or has changed."""
-        self._after_writes(item.key, lambda: self.learn(item))
+        self._after_writes(item.key, lambda: self._learn(item))
 
     def lose(self, key: Key, last: T | None) -> None:
         """An object is gone, and this was its last state if that was seen."""
@@ -79,8 +79,13 @@ class Shelf(Generic[T]):
         for key in self._unconfirmed.keys() | self._held.keys():
             self._after_writes(key, partial(self._settle, key))
 
-    def learn(self, item: T) -> None:
-        """Somebody else's doing, seen at once rather than after the write that is under way."""
+    def _after_writes(self, key: Key, report: Callable[[], None]) -> None:
+        if key in self._held:
+            self._held[key].append(report)
+        else:
+            report()
+
+    def _learn(self, item: T) -> None:
         key = item.key
         if self._unconfirmed.get(key) == item.uid:
             del self._unconfirmed[key]
@@ -93,12 +98,6 @@ class Shelf(Generic[T]):
         self._objects[key] = item
         if before is None or _differ(before, item, ("resource_version",)):
             self._changed(Change(key, before, item))
-
-    def _after_writes(self, key: Key, report: Callable[[], None]) -> None:
-        if key in self._held:
-            self._held[key].append(report)
-        else:
-            report()
 
     def _settle(self, key: Key) -> None:
         if key in self._unconfirmed:
