@@ -49,4 +49,4 @@ def test_it_is_what_placed_by_says_of_each(dialect: Dialect, copies: list[tuple[
 def test_a_revision_is_cut_at_its_digest() -> None:
     assert shorten_revision("main@sha1:0123456789abcdef") == "main@sha1:01234567"
     assert shorten_revision("main@sha1:0123456789abcdef-dirty") == "main@sha1:01234567-dirty"
-    assert shorten_revision("1.2.3") == "1.2.3"
+    assert shorten_revision("12.10.1000-rc.1") == "12.10.1000-rc.1"

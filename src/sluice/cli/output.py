@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Self, TextIO
 
 from sluice.content import describe
@@ -18,6 +19,19 @@ if TYPE_CHECKING:
 
 PATIENCE = 0.7
 """Seconds that work may take before a terminal is told what is going on."""
+
+
+_DIGITS = re.compile(r"(?<=:)([0-9a-f]{8})[0-9a-f]{8,}")
+
+
+class Format(StrEnum):
+    """How data is written to standard output."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
 
 
 class Mark(Enum):
@@ -134,6 +148,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
     return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def shorten_revision(revision: str) -> str:
+    """A revision with its digest cut to eight digits, as flux shows it."""
+    return _DIGITS.sub(r"\1", revision)
 
 
 def human_size(size: int) -> str:

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import StrEnum
 from typing import Any
 
 from msgspec import Struct
 
 from sluice.build import StoredArchive
+from sluice.cli.output import Format as Format
 from sluice.cli.output import human_size, table
+from sluice.cli.output import shorten_revision as shorten_revision
 from sluice.cli.workshop import Built
 from sluice.core.compose import Placement
 from sluice.core.tree import Directory, File, Link
 from sluice.core.yaml_out import dump_value
-
-
-class Format(StrEnum):
-    """How data is written to standard output."""
-
-    TABLE = "table"
-    WIDE = "wide"
-    JSON = "json"
-    YAML = "yaml"
-    NAME = "name"
 
 
 class Result(Struct, frozen=True, eq=False):
@@ -74,12 +65,6 @@ def _row(result: Result) -> tuple[str, ...]:
         "-" if composition is None else human_size(composition.tree.size),
         "-" if composition is None else shorten_revision(built.revision),
     )
-
-
-def shorten_revision(revision: str) -> str:
-    """A revision with its digest cut to eight digits, as flux shows it."""
-    head, colon, digits = revision.rpartition(":")
-    return f"{head}{colon}{digits[:8]}{'-dirty' * digits.endswith('-dirty')}"
 
 
 def _or_dash(text: str | None) -> str:
