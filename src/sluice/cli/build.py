@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -10,33 +10,21 @@ from msgspec.structs import replace
 
 from sluice.cache import UnpackedCache
 from sluice.cli.archives import ArchiveWriter
+from sluice.cli.inputs import SOURCES, Inputs, SourceNotice, input_options, note_unused
 from sluice.cli.locate import Locator, parse_locations
 from sluice.cli.manifests import Declared, declare, read_manifests
 from sluice.cli.output import Mark, Words, emit
-from sluice.cli.report import Format, Result, render, shorten_revision
+from sluice.cli.report import Format, Result, render
 from sluice.cli.trees import TreeWriter
-from sluice.cli.variables import NAME
 from sluice.cli.workshop import Built, Workshop
-from sluice.core.dialect import DialectName
 from sluice.core.errors import BuildError, Code, Problem, SluiceError, SpecError, StorageError
-from sluice.core.plan import Source
-from sluice.core.spec import NAMESPACE, SourceRef
 
-HELP = """Compose the artifacts of ArtifactGenerators, from files.
+HELP = f"""Compose the artifacts of ArtifactGenerators, from files.
 
 MANIFEST is a file, a directory, or - for standard input. Without -d or --archives nothing is
 written: the result is printed.
 
-\b
-A source is taken from the first of these that there is:
-  --source KEY=LOCATION
-      KEY: its alias, Kind/name or Kind/namespace/name
-      LOCATION: a directory, a .tar.gz, an OCI layout, or a git repository
-      (path or URL, with @REVISION)
-  the checkout around the manifest, for a GitRepository with its URL
-  the URL and ref of the GitRepository
-  another generator that is built, for an ExternalArtifact
-
+{SOURCES}
 \b
 Exit codes:
   0  everything was built
@@ -50,9 +38,7 @@ SHOWN = 3
 
 @click.command("build", help=HELP)
 @click.argument("manifests", nargs=-1, required=True, metavar="MANIFEST...")
-@click.option(
-    "-s", "--source", "sources", multiple=True, metavar="KEY=LOCATION", help="Where a source is; see above. Repeatable."
-)
+@input_options(artifact=True)
 @click.option(
     "-d",
     "--directory",
@@ -74,25 +60,6 @@ SHOWN = 3
     help="Where the archives will be served; goes into the manifests.",
 )
 @click.option(
-    "-a",
-    "--artifact",
-    "artifacts",
-    multiple=True,
-    metavar="NAME",
-    help="Build only this artifact, NAME or NAMESPACE/NAME. Repeatable.",
-)
-@click.option(
-    "--dialect",
-    type=click.Choice([name.value for name in DialectName]),
-    default=DialectName.DOCUMENTED.value,
-    show_default=True,
-    help="How copies are read, where a generator does not say.",
-)
-@click.option(
-    "--var", "variables", multiple=True, metavar="NAME=VALUE", help="A value for ${NAME} in the manifests. Repeatable."
-)
-@click.option("-n", "--namespace", default="default", show_default=True, help="For objects that name none.")
-@click.option(
     "-o",
     "--output",
     "form",
@@ -102,30 +69,24 @@ SHOWN = 3
     help="What to print.",
 )
 def command(
+    *,
     manifests: tuple[str, ...],
-    sources: tuple[str, ...],
+    inputs: Inputs,
     directory: Path | None,
     archives: Path | None,
     url_prefix: str,
-    artifacts: tuple[str, ...],
-    dialect: str,
-    variables: tuple[str, ...],
-    namespace: str,
     form: str,
 ) -> int:
     """Build what the options ask for; returns the exit code."""
-    if not NAMESPACE.accepts(namespace):
-        raise click.BadParameter(f"'{namespace}' is not a namespace ({NAMESPACE.words})", param_hint="--namespace")
     with Words() as words:
         read = read_manifests(manifests)
-        values = _parse_variables(variables)
-        declared = declare(read, values, namespace)
+        declared = declare(read, inputs.variables, inputs.namespace)
         if not declared:
             raise SpecError(Problem(Code.NOT_FOUND, "no ArtifactGenerator in it", ", ".join(manifests)))
         cache = UnpackedCache()
-        locator = Locator(parse_locations(sources), read, values, cache, _SourceNotice(words))
-        _note_unused(locator, declared, words)
-        workshop = Workshop(declared, locator, cache.unpack, DialectName(dialect), artifacts)
+        locator = Locator(parse_locations(inputs.sources), read, inputs.variables, cache, SourceNotice(words))
+        note_unused(locator, declared, words)
+        workshop = Workshop(declared, locator, cache.unpack, inputs.dialect, inputs.artifacts)
         words.working("planning")
         order = workshop.plan()
         warnings = [_nothing_matches(item) for item in workshop.empty()]
@@ -142,33 +103,6 @@ def command(
     results.sort(key=lambda result: position[result.built.declared.key])
     emit(render(results, warnings, Format(form)))
     return int(any(result.error is not None for result in results))
-
-
-def _parse_variables(texts: Sequence[str]) -> Mapping[str, str]:
-    variables: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not NAME.fullmatch(name):
-            raise click.BadParameter(f"'{name}' is not NAME=VALUE", param_hint="--var")
-        variables[name] = value
-    return variables
-
-
-class _SourceNotice:
-    """Tells where the files of a source come from."""
-
-    def __init__(self, words: Words) -> None:
-        self._words = words
-
-    def __call__(self, ref: SourceRef, location: str, source: Source) -> None:
-        self._words.say(Mark.ACTION, f"{ref}: {location} at {shorten_revision(source.revision)}")
-
-
-def _note_unused(locator: Locator, declared: Sequence[Declared], words: Words) -> None:
-    refs = [ref for item in declared for ref in item.generator.sources]
-    for key in locator.unused(refs):
-        known = ", ".join(sorted({ref.alias for ref in refs}))
-        words.say(Mark.WARNING, f"--source {key}: no generator has such a source (aliases: {known or 'none'})")
 
 
 def _nothing_matches(item: Declared) -> str:

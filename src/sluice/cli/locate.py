@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -80,6 +80,38 @@ class Found(Struct, frozen=True):
     revision: str | None = None
 
 
+class Ground(Protocol):
+    """The files that manifests lie among."""
+
+    def checkout(self, home: Path) -> Checkout | None:
+        """The checkout that holds a directory."""
+        ...
+
+    def files(self, root: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+        """The YAML files of a checkout: how messages call each, and what reads it."""
+        ...
+
+    def open(self, found: Found, kind: SourceKind, cache: Cache) -> Source:
+        """A source at a location. Raises `SourceError`."""
+        ...
+
+
+class Disk:
+    """The files as they are."""
+
+    def checkout(self, home: Path) -> Checkout | None:
+        return find_checkout(home)
+
+    def files(self, root: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+        for file in list_yaml(os.path.relpath(root), []):
+            yield file, Path(file).read_bytes
+
+    def open(self, found: Found, kind: SourceKind, cache: Cache) -> Source:
+        return open_source(
+            found.location, kind=kind, cache=cache, ignore=found.ignore, layer=found.layer, revision=found.revision
+        )
+
+
 class Locator:
     """Opens the sources of generators, each once. `notice` is told of each that was opened."""
 
@@ -90,12 +122,14 @@ class Locator:
         variables: Mapping[str, str],
         cache: Cache,
         notice: Callable[[SourceRef, str, Source], None],
+        ground: Ground | None = None,
     ) -> None:
         self._locations = sorted(locations.items(), key=lambda item: -item[0].weight)
         self._manifests = manifests
         self._variables = variables
         self._cache = cache
         self._notice = notice
+        self._ground = ground or Disk()
         self._opened: dict[tuple[SourceKind, Found], Source | SourceError] = {}
         self._checkouts: dict[Path, Checkout | None] = {}
         self._objects: dict[Path, list[Manifest]] = {}
@@ -119,14 +153,7 @@ class Locator:
         key = ref.kind, found
         if key not in self._opened:
             try:
-                self._opened[key] = opened = open_source(
-                    found.location,
-                    kind=ref.kind,
-                    cache=self._cache,
-                    ignore=found.ignore,
-                    layer=found.layer,
-                    revision=found.revision,
-                )
+                self._opened[key] = opened = self._ground.open(found, ref.kind, self._cache)
                 self._notice(ref, redact(found.location), opened)
             except SourceError as error:
                 self._opened[key] = error
@@ -162,7 +189,7 @@ class Locator:
 
     def _checkout(self, home: Path) -> Checkout | None:
         if home not in self._checkouts:
-            self._checkouts[home] = find_checkout(home)
+            self._checkouts[home] = self._ground.checkout(home)
         return self._checkouts[home]
 
     def _look_around(self, checkout: Checkout, ref: SourceRef, home: Path) -> list[Manifest]:
@@ -171,7 +198,7 @@ class Locator:
         A repository that describes several clusters has one for each, mostly with the same URL.
         """
         if checkout.root not in self._objects:
-            self._objects[checkout.root] = list(_scan(checkout.root))
+            self._objects[checkout.root] = list(_scan(self._ground.files(checkout.root)))
         here = home.resolve()
 
         def distance(manifest: Manifest) -> int:
@@ -180,12 +207,12 @@ class Locator:
         return sorted(_matching(self._objects[checkout.root], ref), key=distance)
 
 
-def _scan(root: Path) -> Iterator[Manifest]:
-    """The GitRepositories among the YAML files of a checkout; what cannot be read is none."""
+def _scan(files: Iterable[tuple[str, Callable[[], bytes]]]) -> Iterator[Manifest]:
+    """The GitRepositories among YAML files; what cannot be read is none."""
     kind = SourceKind.GIT_REPOSITORY
-    for file in list_yaml(os.path.relpath(root), []):
+    for file, read in files:
         try:
-            data = Path(file).read_bytes()
+            data = read()
             if kind.encode() in data:
                 yield from (found for found in find_objects(file, data) if found.kind == kind)
         except (OSError, BuildError):
