@@ -80,6 +80,12 @@ class UnpackedCache:
         """A source's archive, if it is here; for callers who know that its bytes came from where they should."""
         return self._find(SOURCE, digest)
 
+    def forget(self, digest: str) -> None:
+        """Let a source's archive go; whoever still reads it goes on."""
+        with self._lock:
+            gone = self._known.pop((SOURCE.size_field, digest), None)
+            self._size -= gone.size if gone is not None else 0
+
     def unpack(self, file: File) -> Directory:
         """The tree of an archive inside a source, found by the digest of the file.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import queue
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from datetime import UTC, datetime
@@ -40,6 +40,8 @@ FEED = 16
 """Slices that a download may be ahead of what verifies and stores them."""
 CONNECTIONS = 32
 REMEMBERED = 10_000
+KEPT = 2
+"""Archives of one source that are kept: its newest, and the one that somebody may still be working on."""
 
 
 class Rules(Struct, frozen=True):
@@ -93,6 +95,8 @@ class Fetcher:
         self._verified: OrderedDict[Pair, str] = OrderedDict()
         self._under_way: dict[Pair, asyncio.Task[Unpacked]] = {}
         self._setbacks: OrderedDict[Pair, _Setback] = OrderedDict()
+        self._recent: OrderedDict[tuple[SourceKind, str, str], list[str]] = OrderedDict()
+        self._uses: Counter[str] = Counter()
         self._session: aiohttp.ClientSession | None = None
         self.downloads = 0
         self.downloaded_bytes = 0
@@ -129,7 +133,30 @@ class Fetcher:
             unpacked = await self._get((url, artifact.digest))
         except SourceError as error:
             raise SourceError(f"{_verifying(error)}, source {ref}", error.code, error.retry_after) from error
+        self._use(ref, unpacked.digest)
         return Source(unpacked.tree, artifact.revision, artifact.digest, artifact.url, artifact.origin_revision)
+
+    def _use(self, ref: SourceRef, digest: str) -> None:
+        """Note what a source offers now, and let go of what no source offered lately.
+
+        Nobody asks for the trees of former commits again, and there is one for every commit.
+        """
+        source = (ref.kind, ref.namespace, ref.name)
+        recent = self._recent.setdefault(source, [])
+        self._recent.move_to_end(source)
+        if digest in recent:
+            recent.remove(digest)
+        else:
+            self._uses[digest] += 1
+        recent.append(digest)
+        gone = [recent.pop(0)] if len(recent) > KEPT else []
+        if len(self._recent) > REMEMBERED:
+            gone += self._recent.popitem(last=False)[1]
+        for old in gone:
+            self._uses[old] -= 1
+            if not self._uses[old]:
+                del self._uses[old]
+                self._cache.forget(old)
 
     async def _get(self, pair: Pair) -> Unpacked:
         known = self._cache.find(self._verified[pair]) if pair in self._verified else None
