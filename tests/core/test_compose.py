@@ -121,7 +121,11 @@ class TestLinks:
     @pytest.mark.parametrize(
         ("source", "text", "code"),
         [
-            ("dir", "copy from '@s/dir': 'dir/to' is both a file and a directory", Code.CONFLICT),
+            (
+                "dir",
+                "copy from '@s/dir': 'dir/to' is a link to a directory (only links to files are copied with a directory)",
+                Code.CONFLICT,
+            ),
             ("broken", "copy from '@s/broken': 'broken/x' is a link to nothing", Code.NOT_FOUND),
             ("broken/*", "copy from '@s/broken/*': 'broken/x' is a link to nothing", Code.NOT_FOUND),
         ],

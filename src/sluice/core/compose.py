@@ -17,7 +17,7 @@ from sluice.core.excludes import Excludes, excludes_of
 from sluice.core.limits import Limits
 from sluice.core.plan import Copy, Recipe
 from sluice.core.spec import Strategy
-from sluice.core.tree import Directory, Entry, File, Link, PathConflict, Staging, encode_name
+from sluice.core.tree import Directory, Entry, File, Link, Staging, encode_name
 
 ARCHIVES = (".tar.gz", ".tgz")
 """Endings, in lower case, of what Extract unpacks."""
@@ -226,7 +226,8 @@ def _without(tree: Directory, directory: Directory, path: str, excludes: Exclude
             case Link():
                 kept[name] = found = _resolved(tree, where, entry)
                 if isinstance(found, Directory):
-                    raise PathConflict(where)
+                    text = f"'{where}' is a link to a directory (only links to files are copied with a directory)"
+                    raise BuildError(text, Code.CONFLICT)
             case File():
                 kept[name] = entry
         changed = changed or kept[name] is not entry
