@@ -22,6 +22,9 @@ from msgspec import Struct
 
 K = TypeVar("K", bound=Hashable)
 
+SPARE = 100
+"""Outdated entries that may stay on the heap of delayed keys in any case."""
+
 
 class Lane(Enum):
     """How urgent the work on a key is."""
@@ -77,6 +80,10 @@ class Queue(Generic[K]):
             self._due[key] = due
             self.retries += 1
             heapq.heappush(self._delayed, (due, next(self._numbers), key))
+            if len(self._delayed) > 2 * len(self._due) + SPARE:
+                # What was looked at before its time stays on the heap until then: an hour, as a rule.
+                self._delayed = [entry for entry in self._delayed if self._due.get(entry[2]) == entry[0]]
+                heapq.heapify(self._delayed)
             self._news.set()
 
     def forget(self, key: K) -> None:
