@@ -123,7 +123,7 @@ class TestLinks:
         [
             (
                 "dir",
-                "copy from '@s/dir': 'dir/to' is a link to a directory (only links to files are copied with a directory)",
+                "copy from '@s/dir': 'dir/to' is a link to a directory (links to files are copied)",
                 Code.CONFLICT,
             ),
             ("broken", "copy from '@s/broken': 'broken/x' is a link to nothing", Code.NOT_FOUND),

@@ -226,7 +226,7 @@ def _without(tree: Directory, directory: Directory, path: str, excludes: Exclude
             case Link():
                 kept[name] = found = _resolved(tree, where, entry)
                 if isinstance(found, Directory):
-                    text = f"'{where}' is a link to a directory (only links to files are copied with a directory)"
+                    text = f"'{where}' is a link to a directory (links to files are copied)"
                     raise BuildError(text, Code.CONFLICT)
             case File():
                 kept[name] = entry
