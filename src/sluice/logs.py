@@ -29,6 +29,19 @@ class Encoding(StrEnum):
     CONSOLE = "console"
 
 
+_IDENTITY = frozenset(
+    {
+        "controller",
+        "controllerGroup",
+        "controllerKind",
+        "ArtifactGenerator",
+        "namespace",
+        "name",
+        "reconcileID",
+        "reason",
+    }
+)
+
 _LEVELS: Mapping[str, int] = {
     Level.TRACE: logging.NOTSET,  # structlog knows no level below debug
     Level.DEBUG: logging.DEBUG,
@@ -62,9 +75,14 @@ def _render_json(logger: object, method: str, event: MutableMapping[str, Any]) -
 
 
 def _render_console(logger: object, method: str, event: MutableMapping[str, Any]) -> str:
-    head = f"{event.pop('ts')}\t{str(event.pop('level')).upper()}\t{event.pop('event')}"
-    rest = msgspec.json.encode(dict(event), enc_hook=str).decode(errors="replace") if event else ""
-    return f"{head}\t{rest}".rstrip()
+    """A line for people: of what tells machines which object it is about, the name is enough."""
+    stamp, level, text = event.pop("ts"), str(event.pop("level")).upper(), event.pop("event")
+    about = event.get("ArtifactGenerator")
+    who = f"{about['namespace']}/{about['name']}: " if isinstance(about, Mapping) else ""
+    rest = {key: value for key, value in event.items() if not about or key not in _IDENTITY}
+    more = f"  {msgspec.json.encode(rest, enc_hook=str).decode(errors='replace')}" if rest else ""
+    lines = text.replace("\n", "\n" + " " * 34)
+    return f"{stamp}  {level:<6}  {who}{lines}{more}"
 
 
 def logger() -> structlog.typing.FilteringBoundLogger:

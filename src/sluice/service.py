@@ -116,7 +116,7 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-class _Watcher:
+class TurnObserver:
     """Counts and logs every turn of the reconciler."""
 
     def __init__(self, metrics: Metrics) -> None:
@@ -166,7 +166,8 @@ def _log_turn(key: Key):  # type: ignore[no-untyped-def]  # structlog's type is 
     )
 
 
-def _log_event(generator: Generator, event: Event) -> None:
+def log_event(generator: Generator, event: Event) -> None:
+    """Log what people are told."""
     log = _log_turn(generator.key)
     if event.kind is EventKind.WARNING:
         log.error(event.message, reason=event.reason)
@@ -200,7 +201,7 @@ async def run_controller(options: ControllerOptions, environ: Mapping[str, str])
             Poster(options.events_addr, hostname, proxy=proxy, failed=_log_failure) if options.events_addr else None
         )
         post = poster.post if poster is not None else _post_nothing
-        recorder = Recorder(client, hostname, log=_log_event, post=post, failed=_log_failure)
+        recorder = Recorder(client, hostname, log=log_event, post=post, failed=_log_failure)
         scope = Scope(options.namespace, options.label_selector)
         objects = KubeObjects(client, recorder, scope, inactivity=options.watch_inactivity, failed=_log_watch)
         pools = Pools()
@@ -214,16 +215,17 @@ async def run_controller(options: ControllerOptions, environ: Mapping[str, str])
             pools,
             SystemClock(),
             options.settings,
-            _Watcher(metrics),
+            TurnObserver(metrics),
             random.Random(),  # noqa: S311  spreads the load, guards nothing
         )
-        _expose(metrics, reconciler, objects, fetcher, options.concurrent)
+        expose_queue(metrics, reconciler, options.concurrent)
+        _expose(metrics, objects, fetcher)
         controller = _Controller(options, storage, objects, reconciler, metrics)
         server = ArtifactServer(storage, ready=controller.is_ready, drain=DRAIN)
         await server.start(options.storage_addr)
         stack.push_async_callback(server.stop)
         log.info("starting", version=__version__, dialect=options.settings.dialect.name)
-        work = [objects.run(), recorder.run(), _measure_lag(metrics)]
+        work = [objects.run(), recorder.run(), measure_lag(metrics)]
         background = [asyncio.create_task(task) for task in (*work, *([poster.run()] if poster is not None else ()))]
         election = None
         if options.elect:
@@ -235,6 +237,7 @@ async def run_controller(options: ControllerOptions, environ: Mapping[str, str])
                 new_identity(hostname),
                 durations=options.durations,
                 release=options.release_on_cancel,
+                failed=_log_election,
                 observe=metrics.count_request,
             )
             metrics.lead(lease_name(options.label_selector), election.holds)
@@ -261,11 +264,15 @@ def _fetcher(options: ControllerOptions, environ: Mapping[str, str], pools: Pool
     return Fetcher(UnpackedCache(limits=options.settings.limits), pools.network, time.monotonic, rules)
 
 
-def _expose(metrics: Metrics, reconciler: Reconciler, objects: KubeObjects, fetcher: Fetcher, concurrent: int) -> None:
+def expose_queue(metrics: Metrics, reconciler: Reconciler, concurrent: int) -> None:
+    """Report the reconciler's workers and queue."""
     metrics.workers.set(concurrent)
     queue = reconciler.queue
     metrics.depth("0", lambda: queue.depth(Lane.MAIN))
     metrics.depth("-100", lambda: queue.depth(Lane.REFRESH))
+
+
+def _expose(metrics: Metrics, objects: KubeObjects, fetcher: Fetcher) -> None:
     metrics.value("source_downloads", lambda: fetcher.downloads)
     metrics.value("source_downloaded_bytes", lambda: fetcher.downloaded_bytes)
     for resource in objects.ages():
@@ -330,16 +337,7 @@ class _Controller:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._options.concurrent):
                 tasks.create_task(self._reconciler.work())
-            tasks.create_task(self._collect_garbage())
-
-    async def _collect_garbage(self) -> None:
-        pause = min(max(self._options.settings.retention_ttl.total_seconds() / 2, 1.0), 30.0)
-        while True:
-            await asyncio.sleep(pause)
-            try:
-                await self._reconciler.collect_garbage()
-            except SluiceError as error:
-                logger().error(f"garbage collection failed: {error}")
+            tasks.create_task(collect_for_ever(self._reconciler, self._options.settings))
 
     def is_ready(self) -> bool:
         """Whether consumers may be sent here: a leader always, a standby if it has all the files."""
@@ -363,7 +361,19 @@ class _Controller:
         return True
 
 
-async def _measure_lag(metrics: Metrics) -> None:
+async def collect_for_ever(reconciler: Reconciler, settings: Settings) -> None:
+    """Delete superseded files soon after their time is over."""
+    pause = min(max(settings.retention_ttl.total_seconds() / 2, 1.0), 30.0)
+    while True:
+        await asyncio.sleep(pause)
+        try:
+            await reconciler.collect_garbage()
+        except SluiceError as error:
+            logger().error(f"garbage collection failed: {error}")
+
+
+async def measure_lag(metrics: Metrics) -> None:
+    """Measure for ever how late the event loop is."""
     while True:
         due = time.monotonic() + LOOP_CHECK
         await asyncio.sleep(LOOP_CHECK)
@@ -376,6 +386,10 @@ def _post_nothing(generator: Generator, event: Event) -> None:
 
 def _log_failure(error: ApiError) -> None:
     logger().error(str(error))
+
+
+def _log_election(error: ApiError) -> None:
+    logger().error(f"leader election: {error}")
 
 
 def _log_watch(kind: Kind, error: ApiError) -> None:

@@ -22,6 +22,7 @@ from sluice.core.errors import ApiError, BuildError, SluiceError, SourceError, S
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "build": ("sluice.cli.build", "Compose artifacts from files: for CI and laptops."),
+    "serve": ("sluice.cli.serve", "Serve the artifacts of a directory, without a cluster."),
     "controller": ("sluice.cli.controller", "Reconcile generators in a cluster."),
 }
 """The verbs: where the `command` of each is, and its line in the help."""

@@ -117,6 +117,10 @@ class LocalObjects:
         """The manifests of sources; nobody here knows what they offer."""
         return self._declared
 
+    def declared_generators(self) -> Iterable[tuple[Mapping[str, Any], Path]]:
+        """The manifests of generators that count, and the directories that their files are in."""
+        return [(value, self._directory / Path(file).parent) for value, file in self._wanted.values()]
+
     def offer(self, ref: SourceRef, artifact: ArtifactStatus | None) -> None:
         """Tell what a source offers from now on, or that it offers nothing."""
         self._change_source(ref, ObservedSource(artifact))
