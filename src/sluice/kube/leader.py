@@ -40,6 +40,8 @@ LEASE_NAME = "source-watcher-leader-election"
 RELEASE_TIMEOUT = 3.0
 """Seconds for giving the Lease up, out of the ten that a pod has to end."""
 
+Failed = Callable[[ApiError], None]
+
 _ANY = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -94,6 +96,7 @@ class Candidate:
         identity: str,
         *,
         durations: Durations = DEFAULT_DURATIONS,
+        failed: Failed = lambda error: None,
         clock: Clock = SYSTEM_CLOCK,
         rng: random.Random | None = None,
     ) -> None:
@@ -103,6 +106,8 @@ class Candidate:
         self._name = name
         self._identity = identity
         self._durations = durations
+        self._failed = failed
+        self._told = ""
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311  spreads retries, guards nothing
         self._lease: dict[str, Any] = {}
@@ -136,9 +141,12 @@ class Candidate:
 
     async def _stand(self) -> bool:
         try:
-            return await self._try()
-        except ApiError:
+            is_elected = await self._try()
+        except ApiError as error:
+            self._tell(error)
             return False
+        self._told = ""
+        return is_elected
 
     async def _lead(self) -> str:
         """Renew for as long as that works; why it does not any more."""
@@ -150,11 +158,19 @@ class Candidate:
                     if not await self._try():
                         self._trusted_until = float("-inf")
                         return f"taken by '{self._holder()}'"
+                self._told = ""
             except TimeoutError:
                 break
             except ApiError as error:
                 reason = str(error)
+                self._tell(error)
         return f"not renewed for {self._durations.renew:g} s: {reason}"
+
+    def _tell(self, error: ApiError) -> None:
+        """Report what went wrong, once as long as it is the same."""
+        if str(error) != self._told:
+            self._told = str(error)
+            self._failed(error)
 
     def _time_left(self) -> float:
         return self._trusted_until - self._clock.monotonic()
@@ -259,7 +275,8 @@ def _micro_time(now: datetime) -> str:
 class Election:
     """A candidate in a thread of its own.
 
-    `holds` may be asked from any thread, right before what only a leader may do.
+    `holds` may be asked from any thread, right before what only a leader may do. `failed` is told, in that
+    thread, what goes wrong with the Lease; it is tried again regardless.
     """
 
     def __init__(
@@ -272,13 +289,14 @@ class Election:
         *,
         durations: Durations = DEFAULT_DURATIONS,
         release: bool = True,
+        failed: Failed = lambda error: None,
         observe: Observe = ignore,
     ) -> None:
         durations.check()
         # Half of the deadline for one request: a lost packet must not cost the Lease.
         client = Client(config, credentials, timeout=min(10.0, durations.renew / 2), observe=observe)
         self._client = client
-        self._candidate = Candidate(client, namespace, name, identity, durations=durations)
+        self._candidate = Candidate(client, namespace, name, identity, durations=durations, failed=failed)
         self._release = release
 
     def holds(self) -> bool:
