@@ -88,6 +88,9 @@ class Hold:
         """Wait until the request is there."""
         assert self._reached.wait(PATIENCE), "no such request came"
 
+    def is_reached(self) -> bool:
+        return self._reached.is_set()
+
     def release(self) -> None:
         self._released.set()
 

@@ -1,12 +1,14 @@
 """The role that users install, and a user who has it and nothing else."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from tests.e2e.world import eventually
-from tests.envtest.client import Object, Refused
+from tests.envtest.client import Client, Object, Refused
 from tests.envtest.server import ControlPlane
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "deploy" / "rbac"
@@ -21,6 +23,8 @@ _PATHS: Mapping[str, str] = {
     "Role": f"{RBAC}/namespaces/{NAMESPACE}/roles",
     "RoleBinding": f"{RBAC}/namespaces/{NAMESPACE}/rolebindings",
 }
+
+_LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 
 Permission = tuple[str, str, str]
 """Verb, API group, and resource, with its subresource after a slash."""
@@ -41,14 +45,27 @@ def permissions(obj: Object) -> Iterator[Permission]:
                     yield verb, group, resource
 
 
-def without(obj: Object, removed: Permission) -> Object:
-    """A role that allows all but one thing."""
+@contextmanager
+def without(plane: ControlPlane, shipped: Object, removed: Permission) -> Iterator[None]:
+    """Take one thing out of a shipped role for a while."""
+    path = f"{_PATHS[shipped['kind']]}/{shipped['metadata']['name']}"
     rules = [
         {"verbs": [verb], "apiGroups": [group], "resources": [resource]}
-        for verb, group, resource in permissions(obj)
+        for verb, group, resource in permissions(shipped)
         if (verb, group, resource) != removed
     ]
-    return {**obj, "rules": rules}
+    namespace = shipped["metadata"].get("namespace", "")
+
+    def is_allowed() -> bool:
+        return _is_allowed(plane, removed, namespace)
+
+    plane.client.call("PUT", path, {**shipped, "rules": rules})
+    eventually(f"{removed} is refused", lambda: not is_allowed())
+    try:
+        yield
+    finally:
+        plane.client.call("PUT", path, shipped)
+        eventually(f"{removed} is allowed", is_allowed)
 
 
 def install(plane: ControlPlane) -> Path:
@@ -56,26 +73,32 @@ def install(plane: ControlPlane) -> Path:
     _create(plane, "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
     for obj in shipped_objects():
         _create(plane, _PATHS[obj["kind"]], obj)
-    wait_until_allowed(plane, "delete", "source.toolkit.fluxcd.io", "externalartifacts")
-    wait_until_allowed(plane, "update", "coordination.k8s.io", "leases", namespace=NAMESPACE)
+    for obj in shipped_objects():
+        namespace = obj["metadata"].get("namespace", "")
+        for each in permissions(obj):
+            eventually(f"{each} is allowed", partial(_is_allowed, plane, each, namespace))
     return plane.user(ACCOUNT)
 
 
-def change(plane: ControlPlane, obj: Object) -> None:
-    """Replace a role, and wait until the server decides by it."""
-    plane.client.call("PUT", f"{_PATHS[obj['kind']]}/{obj['metadata']['name']}", obj)
+def leases(client: Client) -> list[Object]:
+    """The Leases of our elections."""
+    items: list[Object] = client.get(_LEASES)["items"]
+    return items
 
 
-def is_allowed(plane: ControlPlane, verb: str, group: str, resource: str, namespace: str = "") -> bool:
+def forget_leases(client: Client) -> None:
+    """Make the next election begin as the first one did."""
+    for lease in leases(client):
+        client.delete(f"{_LEASES}/{lease['metadata']['name']}")
+
+
+def _is_allowed(plane: ControlPlane, permission: Permission, namespace: str) -> bool:
+    verb, group, resource = permission
     resource, _, subresource = resource.partition("/")
     asked = {"verb": verb, "group": group, "resource": resource, "subresource": subresource, "namespace": namespace}
     body = {"spec": {"user": ACCOUNT, "resourceAttributes": asked}}
     answer: Any = plane.client.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
     return bool(answer["status"]["allowed"])
-
-
-def wait_until_allowed(plane: ControlPlane, verb: str, group: str, resource: str, namespace: str = "") -> None:
-    eventually(f"{verb} {resource} allowed", lambda: is_allowed(plane, verb, group, resource, namespace))
 
 
 def _create(plane: ControlPlane, path: str, obj: Object) -> None:
