@@ -13,7 +13,8 @@ PIP_COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/bin/pip-compile --quie
 	--allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt lint test docs wheel check envtest bench bench-cluster soak demo lock
+.PHONY: help setup fmt lint test docs wheel check envtest bench bench-cluster soak demo lock \
+	image install-manifest release-check dist
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -73,6 +74,18 @@ soak: setup  ## hours of load, watching memory and files
 
 demo: setup  ## the main job on real input
 	$(PY) examples/demo.py $(ARGS)
+
+image: wheel  ## the image, for this machine's platform
+	docker build --tag "flux-sluice/sluice:$$($(PY) tools/release.py version)" .
+
+install-manifest: setup  ## dist/install.yaml, for kubectl apply
+	$(PY) tools/release.py install-manifest
+
+release-check: setup  ## one version everywhere; wheel and sdist the same when built again
+	$(PY) tools/release.py check
+
+dist: setup  ## everything that a release publishes; e.g. make dist TAG=v1.2.3
+	$(PY) tools/release.py dist --tag="$(TAG)"
 
 lock: setup  ## pin the requirements anew; e.g. make lock ARGS=--upgrade
 	@$(PY) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
