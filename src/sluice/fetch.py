@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import queue
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
@@ -126,9 +127,7 @@ class Fetcher:
         """A source whose archive has its digest. Raises `SourceError`, naming the source."""
         url = artifact.url
         if self._rules.localhost and ref.kind is not SourceKind.EXTERNAL_ARTIFACT:
-            url = str(
-                URL(url).with_host(self._rules.localhost.partition(":")[0]).with_port(_port(self._rules.localhost))
-            )
+            url = _moved(url, self._rules.localhost)
         try:
             unpacked = await self._get((url, artifact.digest))
         except SourceError as error:
@@ -215,7 +214,7 @@ class Fetcher:
 
     async def _download(self, url: str, digest: str) -> Unpacked:
         assert self._session is not None
-        where = URL(url, encoded=True)
+        where = _parse(url)
         origin = (where.host, where.port)
         for _ in range(MAX_REDIRECTS + 1):
             check_url(where, self._rules)
@@ -223,11 +222,9 @@ class Fetcher:
                 if response.status not in (301, 302, 303, 307, 308):
                     return await self._receive(response, digest)
                 target = response.headers.get("Location", "")
-            where = where.join(URL(target))
+            where = where.join(_parse(target))
             if (where.host, where.port) != origin:
-                raise SourceError(
-                    f"redirected to another host, '{where.host}' (redirects stay on one host)", Code.FETCH
-                )
+                raise SourceError(f"redirected to '{redact(str(where))}' (redirects stay on one host)", Code.FETCH)
         raise SourceError(f"more than {MAX_REDIRECTS} redirects", Code.FETCH)
 
     async def _receive(self, response: aiohttp.ClientResponse, digest: str) -> Unpacked:
@@ -292,6 +289,24 @@ class _Feed:
 # --- where sources may come from ----------------------------------------------------------------
 
 
+def _parse(url: str) -> URL:
+    try:
+        parsed = URL(url, encoded=True)
+        _ = parsed.port  # judged only when it is asked for
+    except ValueError as error:
+        raise SourceError(f"'{redact(url)}' is not a URL", Code.FETCH) from error
+    return parsed
+
+
+def _moved(url: str, address: str) -> str:
+    """A URL at another ``host:port``; one that has none stays, and is refused later."""
+    host, _, port = address.partition(":")
+    try:
+        return str(URL(url).with_host(host).with_port(int(port) if port.isdecimal() else None))
+    except ValueError:
+        return url
+
+
 class _Forbidden(OSError):
     """An address that sources may not come from."""
 
@@ -354,9 +369,10 @@ def redact(url: str) -> str:
     """A URL as it may be shown: without credentials and without its query."""
     try:
         parsed = URL(url, encoded=True)
-        return str(parsed.with_user(None).with_query(None).with_fragment(None))
+        known = parsed.with_user(None) if parsed.user is not None or parsed.password is not None else parsed
+        return str(known.with_query(None).with_fragment(None))
     except (ValueError, TypeError):
-        return "the URL"
+        return "..."
 
 
 def _verifying(error: SourceError) -> str:
@@ -372,17 +388,22 @@ def _reason(error: Exception) -> str:
         case aiohttp.ClientConnectorDNSError():
             return f"cannot look up '{error.host}'"
         case aiohttp.ClientConnectorError():
-            return (error.os_error.strerror or "cannot connect").lower()
+            return _explain(error.os_error)
         case aiohttp.ClientPayloadError():
             return "the answer ended early"
         case aiohttp.ServerTimeoutError():
             return "no answer in time"
         case aiohttp.ServerDisconnectedError():
             return "the connection was closed"
-        case OSError(strerror=str() as text):
-            return text.lower()
+        case OSError():
+            return _explain(error)
         case _:
             return type(error).__name__
+
+
+def _explain(error: OSError) -> str:
+    """The system's words: asyncio's own hold addresses that nobody asked for."""
+    return os.strerror(error.errno).lower() if error.errno else "cannot connect"
 
 
 def _retry_after(response: aiohttp.ClientResponse, now: datetime) -> float:
@@ -394,8 +415,3 @@ def _retry_after(response: aiohttp.ClientResponse, now: datetime) -> float:
         return min(max((parsedate_to_datetime(text) - now).total_seconds(), 0.0), 3600.0)
     except (ValueError, TypeError):
         return 0.0
-
-
-def _port(address: str) -> int | None:
-    _, colon, port = address.rpartition(":")
-    return int(port) if colon and port.isdecimal() else None
