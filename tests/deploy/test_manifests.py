@@ -39,6 +39,7 @@ PEER_ARGUMENTS = [
     "--storage-path=/data",
     "--storage-adv-addr=source-watcher.$(RUNTIME_NAMESPACE).svc.cluster.local.",
 ]
+RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "1000m", "memory": "1Gi"}}
 EVENTS = "--events-addr=http://notification-controller.$(RUNTIME_NAMESPACE).svc.cluster.local./"
 
 
@@ -143,6 +144,20 @@ def test_our_arguments_follow_those_of_the_peer(kustomize: Path, overlay: str, f
 
     assert container(deployment)["command"] == ["sluice", "controller"]
     assert container(deployment)["args"] == [EVENTS, *PEER_ARGUMENTS, *OURS, *further]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_workload_keeps_the_shape_that_flux_gave_it(kustomize: Path, overlay: str) -> None:
+    for deployment in deployments(build(kustomize, DEPLOY / "overlays" / overlay)):
+        before, after = flux.DEPLOYMENT["spec"]["template"]["spec"], deployment["spec"]["template"]["spec"]
+        same = ("serviceAccountName", "priorityClassName", "terminationGracePeriodSeconds")
+        assert {name: after[name] for name in same} == {name: before[name] for name in same}
+        assert after["securityContext"]["fsGroup"] == before["securityContext"]["fsGroup"]
+        assert after["containers"][0]["resources"] == RESOURCES
+        for name in ("env", "ports", "readinessProbe", "securityContext", "volumeMounts"):
+            assert container(deployment)[name] == container(flux.DEPLOYMENT)[name]
+        assert [volume["name"] for volume in after["volumes"]] == ["data", "tmp"]
+        assert container(deployment)["livenessProbe"]["httpGet"] == container(deployment)["startupProbe"]["httpGet"]
 
 
 def test_shards_share_the_generators_and_nothing_else(kustomize: Path) -> None:
