@@ -224,7 +224,8 @@ class Fetcher:
                 target = response.headers.get("Location", "")
             where = where.join(_parse(target))
             if (where.host, where.port) != origin:
-                raise SourceError(f"redirected to '{redact(str(where))}' (redirects stay on one host)", Code.FETCH)
+                there = where.host or redact(str(where))
+                raise SourceError(f"redirected to another host, '{there}' (redirects stay on one host)", Code.FETCH)
         raise SourceError(f"more than {MAX_REDIRECTS} redirects", Code.FETCH)
 
     async def _receive(self, response: aiohttp.ClientResponse, digest: str) -> Unpacked:

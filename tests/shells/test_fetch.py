@@ -473,17 +473,17 @@ class TestRedirects:
         [
             pytest.param(
                 "http://localhost:{port}/x.tar.gz",
-                "redirected to 'http://localhost:{port}/x.tar.gz' (redirects stay on one host)",
+                "redirected to another host, 'localhost' (redirects stay on one host)",
                 id="another name of the same host",
             ),
             pytest.param(
                 "http://127.0.0.1:1/x.tar.gz",
-                "redirected to 'http://127.0.0.1:1/x.tar.gz' (redirects stay on one host)",
+                "redirected to another host, '127.0.0.1' (redirects stay on one host)",
                 id="another port",
             ),
             pytest.param(
                 "//169.254.169.254/x",
-                "redirected to 'http://169.254.169.254/x' (redirects stay on one host)",
+                "redirected to another host, '169.254.169.254' (redirects stay on one host)",
                 id="the same scheme elsewhere",
             ),
             pytest.param(
@@ -493,7 +493,7 @@ class TestRedirects:
             ),
             pytest.param(
                 "file:///etc/passwd",
-                "redirected to 'file:///etc/passwd' (redirects stay on one host)",
+                "redirected to another host, 'file:///etc/passwd' (redirects stay on one host)",
                 id="another scheme",
             ),
             pytest.param("http://[::1", "'...' is not a URL", id="what is no URL"),
