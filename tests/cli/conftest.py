@@ -1,9 +1,13 @@
 """Fixtures for the command line."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.cli.clusters import Front
 from tests.cli.running import FILES, write
+from tests.e2e.sources import serving
+from tests.envtest.server import ControlPlane
 
 
 @pytest.fixture
@@ -20,3 +24,10 @@ def shop(here: Path) -> Path:
     write(here, FILES)
     (here / "src/web/sub/run.sh").chmod(0o755)
     return here
+
+
+@pytest.fixture
+def front(control_plane: ControlPlane, namespace: str) -> Iterator[Front]:
+    """A namespace of the API server, with a server for archives."""
+    with serving() as server:
+        yield Front(control_plane, control_plane.client, namespace, server)

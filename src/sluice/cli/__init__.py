@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
@@ -22,7 +23,10 @@ from sluice.core.errors import ApiError, BuildError, SluiceError, SourceError, S
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "build": ("sluice.cli.build", "Compose artifacts from files: for CI and laptops."),
+    "diff": ("sluice.cli.diff", "Show what a change makes of artifacts."),
     "serve": ("sluice.cli.serve", "Serve the artifacts of a directory, without a cluster."),
+    "get": ("sluice.cli.get", "Show generators, artifacts and sources."),
+    "completion": ("sluice.cli.completion", "Print the completion script of a shell."),
     "controller": ("sluice.cli.controller", "Reconcile generators in a cluster."),
 }
 """The verbs: where the `command` of each is, and its line in the help."""
@@ -35,6 +39,9 @@ EXIT_CODES: Mapping[type[SluiceError], int] = {
     ApiError: 1,
 }
 """For errors that end a command; an artifact that fails alone, whatever the reason, makes it 1."""
+
+VERDICTS = frozenset({"diff"})
+"""Verbs for which 1 is an answer: whatever ends one of them makes it 2."""
 
 USAGE = 2
 INTERRUPTED = 130
@@ -65,10 +72,24 @@ class Sluice(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *others: Any, **extra: Any) -> Any:
         """Run a command line and exit."""
-        if "_SLUICE_COMPLETE" in os.environ:  # a shell asks what may follow
-            return super().main(args, *others, **extra)
+        given = list(sys.argv[1:] if args is None else args)
+        if "_SLUICE_COMPLETE" in os.environ or given[:1] in (["__complete"], ["__completeNoDesc"]):
+            self._complete(given)
         _tolerate_any_name()
-        sys.exit(self._run(list(sys.argv[1:] if args is None else args)))
+        sys.exit(self._run(given))
+
+    def _complete(self, args: list[str]) -> NoReturn:
+        """Tell a shell, or flux, what may follow."""
+        if "_SLUICE_COMPLETE" in os.environ:
+            with suppress(SystemExit):
+                super().main([], "sluice")
+        else:
+            from sluice.cli.complete import answer_cobra
+
+            click.echo(answer_cobra(self, args), nl=False)
+        sys.stdout.flush()
+        # Nobody waits for a thread that still asks the cluster.
+        os._exit(0)
 
     def _run(self, args: list[str]) -> int:
         try:
@@ -80,7 +101,8 @@ class Sluice(click.Group):
         except click.ClickException as error:
             return _misused(error)
         except SluiceError as error:
-            return _failed(error)
+            code = _failed(error)
+            return code if VERDICTS.isdisjoint(args[:1]) else USAGE
         except (KeyboardInterrupt, click.Abort):
             Words().say(Mark.FAILURE, "interrupted")
             return INTERRUPTED

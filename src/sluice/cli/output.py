@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+import click
 
 from sluice.content import describe
 from sluice.core.errors import StorageError
@@ -144,10 +147,33 @@ def escape(text: str) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns side by side, as flux prints them."""
-    cells = [[escape(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
-    return "".join(f"{line.rstrip()}\n" for line in lines)
+    widths = measure([header, *rows])
+    return "".join(line_up(row, widths) for row in (header, *rows))
+
+
+def measure(rows: Sequence[Sequence[str]]) -> list[int]:
+    """How wide each column has to be."""
+    return [max(len(escape(cell)) for cell in column) for column in zip(*rows, strict=True)]
+
+
+def line_up(row: Sequence[str], widths: Sequence[int]) -> str:
+    """One line of a table; a cell that is wider than its column moves the others."""
+    return "   ".join(escape(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n"
+
+
+def encode(text: str) -> bytes:
+    """Text for standard output; what cannot be encoded is spelled out."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def encode_data(value: Mapping[str, Any] | Sequence[Any], form: Format) -> bytes:
+    """Plain data as YAML or, in any other form, as JSON."""
+    if form is Format.YAML:
+        from sluice.core.yaml_out import dump_value
+
+        return dump_value(value)
+    # Escaped beyond need: nothing in it steers a terminal, and names that are not UTF-8 survive.
+    return encode(json.dumps(value, indent=2) + "\n")
 
 
 def shorten_revision(revision: str) -> str:
@@ -162,3 +188,20 @@ def human_size(size: int) -> str:
         value /= 1024
         units.pop(0)
     return f"{size} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def _format(_: click.Context, __: click.Parameter, value: str) -> Format:
+    return Format(value)
+
+
+output_option = click.option(
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice([form.value for form in Format]),
+    default=Format.TABLE.value,
+    show_default=True,
+    callback=_format,
+    help="What to print.",
+)
+"""For verbs that show data."""

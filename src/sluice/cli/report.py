@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,12 +9,11 @@ from msgspec import Struct
 
 from sluice.build import StoredArchive
 from sluice.cli.output import Format as Format
-from sluice.cli.output import human_size, table
+from sluice.cli.output import encode, encode_data, human_size, table
 from sluice.cli.output import shorten_revision as shorten_revision
 from sluice.cli.workshop import Built
 from sluice.core.compose import Placement
 from sluice.core.tree import Directory, File, Link
-from sluice.core.yaml_out import dump_value
 
 
 class Result(Struct, frozen=True, eq=False):
@@ -35,7 +33,7 @@ def render(results: Sequence[Result], warnings: Sequence[str], form: Format) -> 
 def _as_table(results: Sequence[Result], _: Sequence[str]) -> bytes:
     if not results:
         return b""
-    return _encode(table(("NAMESPACE", "NAME", "READY", "FILES", "SIZE", "REVISION"), [_row(r) for r in results]))
+    return encode(table(("NAMESPACE", "NAME", "READY", "FILES", "SIZE", "REVISION"), [_row(r) for r in results]))
 
 
 def _as_wide(results: Sequence[Result], _: Sequence[str]) -> bytes:
@@ -51,7 +49,7 @@ def _as_wide(results: Sequence[Result], _: Sequence[str]) -> bytes:
         for result in results
     ]
     header = ("NAMESPACE", "NAME", "READY", "FILES", "SIZE", "REVISION", "ORIGIN", "GENERATOR")
-    return _encode(table(header, rows))
+    return encode(table(header, rows))
 
 
 def _row(result: Result) -> tuple[str, ...]:
@@ -76,16 +74,15 @@ def _generator(result: Result) -> str:
 
 
 def _as_names(results: Sequence[Result], _: Sequence[str]) -> bytes:
-    return _encode("".join(f"{result.built.title}\n" for result in results if result.error is None))
+    return encode("".join(f"{result.built.title}\n" for result in results if result.error is None))
 
 
 def _as_json(results: Sequence[Result], warnings: Sequence[str]) -> bytes:
-    # Escaped beyond need: nothing in it steers a terminal, and names that are not UTF-8 survive.
-    return _encode(json.dumps(document(results, warnings), indent=2) + "\n")
+    return encode_data(document(results, warnings), Format.JSON)
 
 
 def _as_yaml(results: Sequence[Result], warnings: Sequence[str]) -> bytes:
-    return dump_value(document(results, warnings))
+    return encode_data(document(results, warnings), Format.YAML)
 
 
 _FORMATS: Mapping[Format, Callable[[Sequence[Result], Sequence[str]], bytes]] = {
@@ -95,10 +92,6 @@ _FORMATS: Mapping[Format, Callable[[Sequence[Result], Sequence[str]], bytes]] = 
     Format.YAML: _as_yaml,
     Format.NAME: _as_names,
 }
-
-
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")
 
 
 def document(results: Sequence[Result], warnings: Sequence[str]) -> dict[str, Any]:

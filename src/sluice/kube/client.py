@@ -117,11 +117,13 @@ class Client:
         width: int = 32,
         timeout: float = 30.0,
         max_reply: int = MAX_REPLY,
+        manager: str = FIELD_MANAGER,
         observe: Observe = ignore,
         clock: Clock = SYSTEM_CLOCK,
         rng: random.Random | None = None,
     ) -> None:
         self._config = config
+        self._manager = manager
         self._credentials = credentials or Credentials(config, clock=clock)
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, 10.0))
         self._max_reply = max_reply
@@ -175,6 +177,10 @@ class Client:
         """One object; raises `Refused` with status 404 where there is none."""
         return await self._decoded(decoder, "GET", kind.path(namespace, name))
 
+    async def read(self, path: str, decoder: msgspec.json.Decoder[T]) -> T:
+        """What is served at a path that is no object's: versions, and which resources there are."""
+        return await self._decoded(decoder, "GET", path)
+
     async def pages(
         self,
         kind: Kind,
@@ -219,11 +225,11 @@ class Client:
 
     async def create(self, kind: Kind, namespace: str, body: object, decoder: msgspec.json.Decoder[T]) -> T:
         """Make an object; not tried again when its connection fails, for it may exist then."""
-        return await self._decoded(decoder, "POST", kind.path(namespace), {"fieldManager": FIELD_MANAGER}, body)
+        return await self._decoded(decoder, "POST", kind.path(namespace), {"fieldManager": self._manager}, body)
 
     async def update(self, kind: Kind, namespace: str, name: str, body: object, decoder: msgspec.json.Decoder[T]) -> T:
         """Replace an object; a `resourceVersion` in the body guards against others (409)."""
-        return await self._decoded(decoder, "PUT", kind.path(namespace, name), {"fieldManager": FIELD_MANAGER}, body)
+        return await self._decoded(decoder, "PUT", kind.path(namespace, name), {"fieldManager": self._manager}, body)
 
     async def patch(
         self,
@@ -238,7 +244,7 @@ class Client:
         force: bool = False,
     ) -> T:
         """Change an object; `force` takes fields from other managers, for `Patch.APPLY` alone."""
-        query = {"fieldManager": FIELD_MANAGER, "force": "true" if force else ""}
+        query = {"fieldManager": self._manager, "force": "true" if force else ""}
         return await self._decoded(decoder, "PATCH", kind.path(namespace, name, subresource), query, body, how)
 
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str = "") -> None:

@@ -127,6 +127,12 @@ def load_config(
     return config
 
 
+def context_names(environ: Mapping[str, str], path: Path | None = None) -> list[str]:
+    """The contexts that there are to choose from; raises `ConfigError`."""
+    files = (_parse(file) for file in _kubeconfig_paths(environ, path))
+    return list(dict.fromkeys(context.name for file in files for context in file.contexts))
+
+
 def service_account_namespace(service_account: Path = SERVICE_ACCOUNT) -> str:
     """The namespace of the pod we run in; raises `ConfigError` outside of one."""
     return _read(service_account / "namespace", "service account").decode(errors="replace").strip()
