@@ -111,7 +111,8 @@ class LocalObjects:
                 del self._files[known]
             if not any(part.startswith(".") for part in where.parts):
                 self._files.update(self._reader.read(where))
-        return [*self._unreadable, *self._settle()]
+        unreadable, self._unreadable = self._unreadable, []
+        return [*unreadable, *self._settle()]
 
     def declared_sources(self) -> Mapping[SourceRef, Mapping[str, Any]]:
         """The manifests of sources; nobody here knows what they offer."""
