@@ -150,7 +150,7 @@ def test_a_cycle_stops_everything(manifests: str, way: str) -> None:
     result = build("g.yaml", "--source", "Bucket/files=src", "-d", "out")
 
     assert result.exit_code == 2
-    assert re.fullmatch(rf"✗ g\.yaml:\d+:3: reads what it makes: {way}", result.stderr.splitlines()[-1])
+    assert re.fullmatch(rf"✗ g\.yaml:\d+:3: spec\.sources: reads what it makes: {way}", result.stderr.splitlines()[-1])
     assert not Path("out").exists()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -125,6 +125,14 @@ def _read(file: str, *, given: bool) -> list[Manifest]:
         data = _bytes(file)
     except OSError as error:
         raise SpecError(Problem(Code.NOT_FOUND, describe(error), file)) from error
+    return parse_file(file, data, given=given)
+
+
+def parse_file(file: str, data: bytes, *, given: bool) -> list[Manifest]:
+    """The generators and Flux sources in a file. Raises `SpecError`.
+
+    One that was not `given` by itself, and mentions no generator, need not be YAML.
+    """
     if not given and KIND.encode() not in data and SOURCE_GROUP.encode() not in data:
         return []
     try:
@@ -149,23 +157,26 @@ def _unreadable(file: str, error: BuildError) -> Problem:
     return Problem(error.code, str(error), file)
 
 
-def find_objects(file: str, data: bytes) -> Iterator[Manifest]:
-    """The generators and Flux sources in a file, those in lists included. Raises `BuildError`."""
+def _is_ours(value: Mapping[str, Any]) -> bool:
+    kind = value.get("kind")
+    return kind == KIND or (
+        kind in tuple(SourceKind) and str(value.get("apiVersion")).partition("/")[0] == SOURCE_GROUP
+    )
+
+
+def find_objects(file: str, data: bytes, wanted: Callable[[Mapping[str, Any]], bool] = _is_ours) -> Iterator[Manifest]:
+    """The generators and Flux sources in a file, or other objects that are wanted, those in lists included.
+
+    Raises `BuildError`.
+    """
     for document in yaml.documents(data):
         value = yaml.to_value(document)
         objects: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
         if isinstance(value, Mapping) and isinstance(items := value.get("items"), list):
             objects = [(("items", number), item) for number, item in enumerate(items)]
         for place, item in objects:
-            if isinstance(item, Mapping) and _is_ours(item):
+            if isinstance(item, Mapping) and wanted(item):
                 yield Manifest(file, document, place, item)
-
-
-def _is_ours(value: Mapping[str, Any]) -> bool:
-    kind = value.get("kind")
-    return kind == KIND or (
-        kind in tuple(SourceKind) and str(value.get("apiVersion")).partition("/")[0] == SOURCE_GROUP
-    )
 
 
 def declare(manifests: Iterable[Manifest], variables: Mapping[str, str], namespace: str) -> list[Declared]:

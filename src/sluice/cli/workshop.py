@@ -13,15 +13,16 @@ from graphlib import CycleError, TopologicalSorter
 
 from msgspec import Struct
 
-from sluice.build import Opened, compose_plan, revisions
+from sluice import __version__
+from sluice.build import Opened, open_sources, revisions
 from sluice.cli.locate import Locator
 from sluice.cli.manifests import Declared
 from sluice.control.objects import DIALECT_ANNOTATION
-from sluice.core.compose import Composition, Unpack
+from sluice.core.compose import Composition, Unpack, compose
 from sluice.core.dialect import DIALECTS, Dialect, DialectName
 from sluice.core.errors import BuildError, Code, Problem, SluiceError, SourceError, SpecError
 from sluice.core.pathpattern import Failure
-from sluice.core.plan import ArtifactPlan, Source, plan_artifacts
+from sluice.core.plan import ArtifactPlan, Source, inputs, plan_artifacts
 from sluice.core.spec import SourceKind, SourceRef
 from sluice.core.tree import EMPTY, Directory
 
@@ -29,6 +30,18 @@ Key = tuple[str, str]
 """Namespace and name, of a generator or an artifact."""
 
 Plans = Sequence[ArtifactPlan | Failure]
+
+Known = dict[bytes, Composition | BuildError]
+"""What became of recipes, by the digest of all that decides it."""
+
+
+class Unplannable(SpecError):
+    """A generator that cannot be planned; `found` are the problems as they are in its spec."""
+
+    def __init__(self, item: Declared, found: Sequence[Problem]) -> None:
+        self.item = item
+        self.found = tuple(found)
+        super().__init__(item.manifest.located(found))
 
 
 class Built(Struct, frozen=True, eq=False, kw_only=True):
@@ -55,7 +68,10 @@ class Built(Struct, frozen=True, eq=False, kw_only=True):
 
 
 class Workshop:
-    """Plans and builds; `wanted` are the artifacts to build, as ``name`` or ``namespace/name``, or all."""
+    """Plans and builds; `wanted` are the artifacts to build, as ``name`` or ``namespace/name``, or all.
+
+    Workshops that share `known` compose what they have in common once.
+    """
 
     def __init__(
         self,
@@ -64,12 +80,14 @@ class Workshop:
         unpack: Unpack,
         dialect: DialectName,
         wanted: Collection[str] = (),
+        known: Known | None = None,
     ) -> None:
         self._declared = {item.key: item for item in declared}
         self._locator = locator
         self._unpack = unpack
         self._dialect = dialect
         self._wanted = wanted
+        self._known: Known = {} if known is None else known
         self._templates = [item for item in declared if item.generator.path_pattern is not None]
         self._named: dict[Key, Declared] = {}
         for item in declared:
@@ -80,17 +98,18 @@ class Workshop:
         self._built: dict[Key, Built] = {}
         self._entered: list[Key] = []
 
-    def plan(self) -> list[Declared]:
+    def plan(self, *, strict: bool = True) -> list[Declared]:
         """Plan what is wanted; returns the generators in the order in which they have to be built.
 
-        Raises `SpecError` for a generator that cannot work, a cycle, or a name that nobody makes.
+        Raises `SpecError` for a generator that cannot work, a cycle, or, if `strict`, a name that nobody makes.
         """
         for item in self._declared.values():
             _dialect_of(item, self._dialect)
-        chosen = [item for item in self._declared.values() if not self._wanted or _may_make(item, self._wanted)]
+        chosen = [item for item in self._declared.values() if not self._wanted or may_make(item, self._wanted)]
         self._plan_with_makers(chosen)
         self._check_names()
-        self._check_wanted()
+        if strict:
+            self._check_wanted()
         return self._order()
 
     def builds(self, item: Declared) -> Iterator[Built]:
@@ -134,7 +153,7 @@ class Workshop:
         try:
             return plan_artifacts(generator, tree, _dialect_of(item, self._dialect))
         except SpecError as error:
-            raise SpecError(item.manifest.located(error.problems)) from error
+            raise Unplannable(item, error.problems) from error
         except BuildError as error:
             return [Failure("", error)]
 
@@ -191,8 +210,9 @@ class Workshop:
 
     def _cycle(self, keys: Sequence[Key]) -> SpecError:
         way = " → ".join(str(self._declared[key].generator) for key in keys)
-        where = self._declared[keys[0]].manifest.locate("spec.sources")
-        return SpecError(Problem(Code.CYCLE, f"reads what it makes: {way}", where))
+        return Unplannable(
+            self._declared[keys[0]], [Problem(Code.CYCLE, f"reads what it makes: {way}", "spec.sources")]
+        )
 
     @contextmanager
     def _entering(self, item: Declared) -> Iterator[None]:
@@ -219,12 +239,12 @@ class Workshop:
         return self._built[key]
 
     def _compose(self, item: Declared, plan: ArtifactPlan) -> Built:
-        opened = self._sources(item, plan)
+        opened = self.sources(item, plan)
         try:
-            composition = compose_plan(plan, opened, self._unpack)
+            sources = open_sources(plan, opened)
+            composition = self._compose_once(plan, {alias: source.tree for alias, source in sources.items()})
         except SluiceError as error:
             return Built(declared=item, name=plan.name, error=error)
-        sources = {alias: source for alias, source in opened.items() if isinstance(source, Source)}
         revision, origin = revisions(plan, composition.tree.digest, sources)
         return Built(
             declared=item,
@@ -235,7 +255,20 @@ class Workshop:
             origin_revision=origin,
         )
 
-    def _sources(self, item: Declared, plan: ArtifactPlan) -> Opened:
+    def _compose_once(self, plan: ArtifactPlan, trees: Mapping[str, Directory]) -> Composition:
+        key = inputs(__version__, plan.recipe, trees)
+        if key not in self._known:
+            try:
+                self._known[key] = compose(plan.recipe, trees, self._unpack)
+            except BuildError as error:
+                self._known[key] = error
+        known = self._known[key]
+        if isinstance(known, BuildError):
+            raise known
+        return known
+
+    def sources(self, item: Declared, plan: ArtifactPlan) -> Opened:
+        """What a plan needs, opened."""
         opened: dict[str, Source | SourceError] = {}
         for ref in item.generator.sources:
             if ref.alias in plan.aliases:
@@ -259,9 +292,7 @@ class Workshop:
         if named is not None:
             return named
         templates = [
-            item
-            for item in self._templates
-            if item.generator.namespace == ref.namespace and _may_make(item, {ref.name})
+            item for item in self._templates if item.generator.namespace == ref.namespace and may_make(item, {ref.name})
         ]
         return next((item for item in templates if any(plan.name == ref.name for plan in self._plan(item))), None)
 
@@ -280,7 +311,7 @@ def _located(item: Declared, error: SluiceError) -> SluiceError:
 _CAPTURE = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 
 
-def _may_make(item: Declared, names: Collection[str]) -> bool:
+def may_make(item: Declared, names: Collection[str]) -> bool:
     """Whether a generator makes one of these artifacts, as far as its spec tells."""
     for spec in item.generator.artifacts:
         pattern = re.escape(spec.name)
@@ -297,5 +328,5 @@ def _dialect_of(item: Declared, default: DialectName) -> Dialect:
     if name not in tuple(DialectName):
         what = f"'{name}' is not one of {', '.join(DialectName)}"
         where = f"metadata.annotations.{DIALECT_ANNOTATION}"
-        raise SpecError(item.manifest.located([Problem(Code.INVALID_SPEC, what, where)]))
+        raise Unplannable(item, [Problem(Code.INVALID_SPEC, what, where)])
     return DIALECTS[DialectName(name)]
