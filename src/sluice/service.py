@@ -78,6 +78,7 @@ class ControllerOptions(Struct, frozen=True, kw_only=True):
     release_on_cancel: bool = True
     durations: Durations = Durations()
     verify_rate: float = 10.0
+    """Megabytes of published files that are read again in a second, to find damage; 0 for none."""
     watch_inactivity: float = INACTIVITY
     """Seconds without a word from the API server after which a watch counts as dead."""
 
@@ -334,10 +335,13 @@ class _Controller:
         logger().info("leading")
         gc.collect()
         gc.freeze()
+        self._reconciler.abandon_strays()
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._options.concurrent):
                 tasks.create_task(self._reconciler.work())
             tasks.create_task(collect_for_ever(self._reconciler, self._options.settings))
+            if self._options.verify_rate:
+                tasks.create_task(self._reconciler.keep_verifying(self._options.verify_rate * 1e6))
 
     def is_ready(self) -> bool:
         """Whether consumers may be sent here: a leader always, a standby if it has all the files."""

@@ -150,6 +150,10 @@ class DiskStorage:
                     remove_abandoned(directory, filename)
         return files
 
+    def artifacts(self) -> list[Key]:
+        """The artifacts of which files are stored."""
+        return [key for key, files in self._artifacts.copy().items() if files]
+
     def knows(self, namespace: str, name: str, filename: str) -> bool:
         """Whether a file is believed to be stored; does not look at the disk."""
         return filename in self._artifacts.get((namespace, name), {})
@@ -328,6 +332,9 @@ class DiskStorage:
                     gone.append(path)
                 if len(known) <= (max(keep, 1) if current else 0):
                     self._superseded.discard((namespace, name))
+                if not known and not current:
+                    with suppress(OSError):
+                        self._remove_empty(namespace, name)
         return gone
 
     def delete(self, namespace: str, name: str) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.control.scene import APPS, BASE, NAMESPACE, Scene, web
+from tests.control.scene import APPS, BASE, Scene, web
 
 TTL = 60
 ELSEWHERE = "http://shard2.test"
@@ -18,12 +18,10 @@ async def scene(tmp_path: Path) -> Scene:
     return scene
 
 
-def leave(scene: Scene, name: str = "gen") -> None:
-    """The generator is there, with all that it has, but not for us any more."""
-    key = (NAMESPACE, name)
-    scene.objects._drop_generator(key)
-    del scene.objects._wanted[key]  # a deletion would be finalized
-    scene.world.path(name).unlink()
+async def leave(scene: Scene) -> None:
+    """The generator and its artifacts are as they were, but not for us any more."""
+    await scene.objects.set_finalizer(scene.generator(), present=False)
+    scene.world.delete_generator("gen")
 
 
 def publish_elsewhere(scene: Scene, name: str = "web") -> None:
@@ -40,7 +38,7 @@ async def collected(scene: Scene) -> set[str]:
 
 async def test_a_file_stays_until_it_is_published_elsewhere(scene: Scene) -> None:
     before = scene.published()
-    leave(scene)
+    await leave(scene)
     await scene.settle()
     assert len(await collected(scene)) == 1
     assert scene.files() == APPS
@@ -56,7 +54,7 @@ async def test_a_file_stays_until_it_is_published_elsewhere(scene: Scene) -> Non
 
 
 async def test_a_file_goes_when_its_object_does(scene: Scene) -> None:
-    leave(scene)
+    await leave(scene)
     await scene.settle()
 
     scene.world.remove_artifact("web")
@@ -72,7 +70,7 @@ async def test_a_file_goes_when_its_object_does(scene: Scene) -> None:
     ],
 )
 async def test_what_went_while_nobody_watched_is_noticed_at_the_start(scene: Scene, elsewhere: bool, left: int) -> None:
-    leave(scene)
+    await leave(scene)
     if elsewhere:
         publish_elsewhere(scene)
     await scene.restart()
@@ -93,7 +91,7 @@ async def test_at_the_start_nothing_goes_that_a_status_names(scene: Scene) -> No
 
 
 async def test_a_generator_that_comes_back_keeps_its_file(scene: Scene) -> None:
-    leave(scene)
+    await leave(scene)
     await scene.settle()
 
     scene.generate(web())

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from msgspec import Struct
 
 from sluice.build import State, Storage, StoredArchive
-from sluice.control.objects import ArtifactStatus
+from sluice.control.objects import ArtifactStatus, Key
 from sluice.core.dialect import DOCUMENTED, Dialect
 from sluice.core.limits import DEFAULT_LIMITS, Limits
 from sluice.core.plan import Source
@@ -46,6 +46,10 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 class ArtifactStore(Storage, Protocol):
     """What is asked of the store besides building. All raise `StorageError`."""
+
+    def artifacts(self) -> Iterable[Key]:
+        """The artifacts of which files are stored; quick."""
+        ...
 
     def holds(self, namespace: str, name: str, filename: str) -> bool:
         """Whether a file is there; quick."""

@@ -74,6 +74,7 @@ class Publisher:
         self._settings = settings
         self._interests = interests
         self._published = published
+        self._abandoned: set[Key] = set()
 
     def current(self, generator: Generator) -> Generator:
         """The generator as it is now; raises `Gone` if it is another one, or going."""
@@ -198,8 +199,25 @@ class Publisher:
             self._store.supersede(item.namespace, item.name, current=item.filename, now=self.retention_time())
 
     def abandon(self, artifact: Key) -> None:
-        """Let the files of an artifact go with the retention time: its object is another's now."""
-        self._store.supersede(*artifact, current="", now=self.retention_time())
+        """Let the files of an artifact go with the retention time: it is another's now.
+
+        The one that its object names at our address stays as long as it does: consumers are sent here
+        until whoever takes over has published it. To be called again when the object changes.
+        """
+        named = self.named(artifact)
+        (self._abandoned.add if named else self._abandoned.discard)(artifact)
+        self._store.supersede(*artifact, current=named, now=self.retention_time())
+
+    def has_abandoned(self, artifact: Key) -> bool:
+        """Whether a file of an artifact stays only for as long as its object names it."""
+        return artifact in self._abandoned
+
+    def named(self, artifact: Key) -> str:
+        """The file at our address that an artifact's object names, if it does."""
+        there = self._objects.artifact(artifact)
+        if there is None or there.artifact is None or not there.artifact.url.startswith(f"{self._settings.base_url}/"):
+            return ""
+        return there.artifact.path.rpartition("/")[2]
 
     async def collect_garbage(self) -> list[str]:
         """Delete superseded files whose time is over; returns their paths."""

@@ -46,6 +46,7 @@ from sluice.control.objects import (
 from sluice.control.ports import ArtifactStore, Clock, Pools, Settings, Sources
 from sluice.control.publish import Gone, Outcome, Publisher
 from sluice.control.queue import Lane, Queue, Turn
+from sluice.control.verify import keep_verifying
 from sluice.core.dialect import DIALECTS, Dialect, DialectName
 from sluice.core.errors import ApiError, Code, Problem, SluiceError, SourceError, SpecError, StorageError
 from sluice.core.pathpattern import Failure
@@ -179,6 +180,8 @@ class Reconciler:
                 self.queue.add_after(key, patience)
             else:
                 self.queue.add(key)
+        if self._publisher.has_abandoned(artifact) and not self._interests.makers(artifact):
+            self._publisher.abandon(artifact)
         self._wake(self._interests.readers(SourceKind.EXTERNAL_ARTIFACT, *artifact))
 
     def _wake_users(self, artifact: Key, by: Key) -> None:
@@ -489,7 +492,8 @@ class Reconciler:
                 (item.namespace, item.name): self._store.holds(item.namespace, item.name, item.filename)
                 for item in items
             }
-        damaged = [events.name(key) for key, present in stored.items() if not present]
+        # Where another address is published, the files are there: another shard's, or a predecessor's.
+        damaged = [events.name(key) for key, present in stored.items() if not present and self._publisher.named(key)]
         if damaged:
             self._objects.record(generator, events.event(Scenario.DAMAGED, items=damaged))
         if observed.errors:
@@ -670,7 +674,22 @@ class Reconciler:
         if status != generator.status:
             await self._objects.write_status(generator, status)
 
-    # Retention
+    # What is stored
+
+    async def keep_verifying(self, rate: float) -> None:
+        """Read all that is published again and again, at so many bytes a second, and mend what is damaged."""
+        await keep_verifying(self._objects, self._store, self._pools, self._clock, rate, self.queue.add)
+
+    def abandon_strays(self) -> None:
+        """Let files go of which no generator knows; to be called once, when the view is complete.
+
+        They belong to another shard now, or to a generator that went while nobody was here to see it.
+        """
+        inventories = (generator.status.inventory for generator in self._objects.generators())
+        listed = {(item.namespace, item.name) for inventory in inventories for item in inventory}
+        for artifact in self._store.artifacts():
+            if artifact not in listed:
+                self._publisher.abandon(artifact)
 
     async def collect_garbage(self) -> None:
         """Delete superseded files whose time is over; to be called now and then."""
