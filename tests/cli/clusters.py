@@ -45,7 +45,7 @@ class Front(World):
     def set_status(self, kind: str, name: str, **status: Any) -> Object:
         return self.client.merge(self.path(kind, name, "status"), {"status": status})
 
-    def reconciled(self, name: str, *conditions: Object, artifacts: tuple[str, ...] = (), **status: Any) -> None:
+    def reconciled(self, name: str, *conditions: Object, artifacts: tuple[str, ...] = ("web",), **status: Any) -> None:
         """Write the status of a generator."""
         inventory = [
             {"name": each, "namespace": self.namespace, "digest": "sha256:" + "0" * 64, "filename": "x.tar.gz"}

@@ -26,10 +26,14 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "diff": ("sluice.cli.diff", "Show what a change makes of artifacts."),
     "serve": ("sluice.cli.serve", "Serve the artifacts of a directory, without a cluster."),
     "get": ("sluice.cli.get", "Show generators, artifacts and sources."),
+    "reconcile": ("sluice.cli.requests:reconcile", "Reconcile generators now, and wait for it."),
+    "suspend": ("sluice.cli.requests:suspend", "Stop the reconciliation of generators."),
+    "resume": ("sluice.cli.requests:resume", "Let generators be reconciled again."),
+    "wait": ("sluice.cli.requests:wait", "Wait until generators or artifacts are ready."),
     "completion": ("sluice.cli.completion", "Print the completion script of a shell."),
     "controller": ("sluice.cli.controller", "Reconcile generators in a cluster."),
 }
-"""The verbs: where the `command` of each is, and its line in the help."""
+"""The verbs: where each is, as `module`, which then has a `command`, or `module:name`; and its line in the help."""
 
 EXIT_CODES: Mapping[type[SluiceError], int] = {
     SpecError: 2,
@@ -53,6 +57,14 @@ def exit_code(error: SluiceError) -> int:
     return next(EXIT_CODES[family] for family in type(error).__mro__ if family in EXIT_CODES)
 
 
+def load(name: str) -> click.Command:
+    """The command of a verb."""
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    command = getattr(import_module(module), attribute or "command")
+    assert isinstance(command, click.Command)
+    return command
+
+
 class Sluice(click.Group):
     """The group of all verbs; turns what goes wrong in them into words and exit codes."""
 
@@ -60,11 +72,7 @@ class Sluice(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command = import_module(COMMANDS[cmd_name][0]).command
-        assert isinstance(command, click.Command)
-        return command
+        return load(cmd_name) if cmd_name in COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

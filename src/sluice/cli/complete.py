@@ -45,6 +45,15 @@ complete_generators = _named([ARTIFACT_GENERATOR], GENERATOR_WORDS)
 complete_artifacts = _named([EXTERNAL_ARTIFACT], ARTIFACT_WORDS)
 
 
+def complete_readied(ctx: click.Context, param: click.Parameter, incomplete: str) -> Items:
+    """Offers generators, or artifacts where that is the type."""
+    given = ctx.params.get(param.name or "") or ()
+    if given and given[0] in ARTIFACT_WORDS:
+        return complete_artifacts(ctx, param, incomplete)
+    types = [ARTIFACT_WORDS[0]] if not given and ARTIFACT_WORDS[0].startswith(incomplete) else []
+    return [*map(CompletionItem, types), *complete_generators(ctx, param, incomplete)]
+
+
 def complete_typed(ctx: click.Context, param: click.Parameter, incomplete: str) -> Items:
     """Offers the objects of the type before it."""
     from sluice.cli.views import FAMILIES

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,29 +16,13 @@ from typing import Any
 
 import click
 
+from sluice.cli.durations import DURATION
 from sluice.core.dialect import DIALECTS, DOCUMENTED, UPSTREAM, Dialect, DialectName
 from sluice.core.errors import SluiceError
 from sluice.core.tar import HASHES
 from sluice.kube.config import ConfigError
 
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_PART = r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
 GATES = ("DirectSourceFetch", "UpstreamCompat", "OriginRevisionEveryCommit")
-
-
-class Duration(click.ParamType[Any]):
-    """A span of time as Go writes it, such as 750ms or 1h0m0s; the value is in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        if value == "0":
-            return 0.0
-        if not re.fullmatch(rf"(?:{_PART})+", value):
-            self.fail(f"'{value}' is not a duration (such as 750ms, 30s or 1h0m0s)", param, ctx)
-        return float(sum(float(number) * _UNITS[unit] for number, unit in re.findall(_PART, value)))
 
 
 class Gates(click.ParamType[Any]):
@@ -61,7 +44,7 @@ class Gates(click.ParamType[Any]):
         return gates
 
 
-DURATION, FEATURE_GATES = Duration(), Gates()
+FEATURE_GATES = Gates()
 
 
 def _switch(name: str, *, default: bool, help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
