@@ -18,6 +18,6 @@ def test_only_what_the_change_touched_rolls_out(tmp_path: Path) -> None:
     assert re.search(r"^frontend   (\S+) → (?!\1)\S+  rolls out$", ran.stdout, re.MULTILINE)
     assert re.search(r"^backend    (\S+) → \1  stays as it is$", ran.stdout, re.MULTILINE)
     assert ran.stdout.endswith("1 of 2 artifacts changed: Flux deploys frontend and leaves the rest alone.\n")
-    assert "replicas: 3\nimage:\n  repository: docker.io/library/nginx\n" in ran.stdout
+    assert "replicas: 3\nimage:\n  repository: nginx\n" in ran.stdout
     assert "\x1b" not in ran.stdout
     assert list(tmp_path.iterdir()) == []
