@@ -151,6 +151,8 @@ class ControlPlane:
             "service-account-issuer": "https://kubernetes.default.svc",
             "service-account-key-file": "accounts.key",
             "service-account-signing-key-file": "accounts.key",
+            # Otherwise a stop waits a minute for watches to end by themselves.
+            "shutdown-watch-termination-grace-period": "1s",
             "service-cluster-ip-range": "10.0.0.0/24",
             # Without it a pod needs an account with a token; here nobody makes one.
             "disable-admission-plugins": "ServiceAccount",
