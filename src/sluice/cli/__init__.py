@@ -24,12 +24,17 @@ from sluice.core.errors import ApiError, BuildError, SluiceError, SourceError, S
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "build": ("sluice.cli.build", "Compose artifacts from files: for CI and laptops."),
     "diff": ("sluice.cli.diff", "Show what a change makes of artifacts."),
+    "lint": ("sluice.cli.lint", "Look for mistakes in manifests, and for what may not be meant."),
     "serve": ("sluice.cli.serve", "Serve the artifacts of a directory, without a cluster."),
     "get": ("sluice.cli.get", "Show generators, artifacts and sources."),
     "reconcile": ("sluice.cli.requests:reconcile", "Reconcile generators now, and wait for it."),
     "suspend": ("sluice.cli.requests:suspend", "Stop the reconciliation of generators."),
     "resume": ("sluice.cli.requests:resume", "Let generators be reconciled again."),
     "wait": ("sluice.cli.requests:wait", "Wait until generators or artifacts are ready."),
+    "pull": ("sluice.cli.contents:pull", "Download an artifact, checked."),
+    "ls": ("sluice.cli.contents:ls", "List the files of an artifact."),
+    "cat": ("sluice.cli.contents:cat", "Print files of an artifact."),
+    "verify": ("sluice.cli.contents:verify", "Compare what is served with what is announced."),
     "completion": ("sluice.cli.completion", "Print the completion script of a shell."),
     "controller": ("sluice.cli.controller", "Reconcile generators in a cluster."),
 }
@@ -44,7 +49,7 @@ EXIT_CODES: Mapping[type[SluiceError], int] = {
 }
 """For errors that end a command; an artifact that fails alone, whatever the reason, makes it 1."""
 
-VERDICTS = frozenset({"diff"})
+VERDICTS = frozenset({"diff", "lint"})
 """Verbs for which 1 is an answer: whatever ends one of them makes it 2."""
 
 USAGE = 2

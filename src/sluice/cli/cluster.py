@@ -71,6 +71,10 @@ class World(Protocol):
         """Set annotations, and remove those that are None; returns the object as it is then."""
         ...
 
+    def archive_file(self, path: str) -> Path | None:
+        """Where an archive is on this disk, by the path of its status."""
+        ...
+
 
 class Cluster:
     """The objects of a cluster."""
@@ -138,6 +142,9 @@ class Cluster:
         body = {"metadata": {"annotations": annotations}}
         with _explained(kind, *key):
             return await self.client.patch(kind, *key, body, OBJECTS, how=Patch.MERGE)
+
+    def archive_file(self, path: str) -> Path | None:
+        return None
 
 
 @contextmanager

@@ -74,6 +74,11 @@ class Kept:
             f"{there.title}: an object of a directory is changed in its manifest (metadata.annotations: {told})"
         )
 
+    def archive_file(self, path: str) -> Path | None:
+        parts = path.split("/")
+        file = self.directory.joinpath(STATE, *parts)
+        return file if ".." not in parts and file.is_file() else None
+
     def _read(self, kind: Kind, key: Key) -> Object | None:
         """An object; None where there is none."""
         path = self.directory / STATE / kind.plural / key[0] / f"{key[1]}.json"

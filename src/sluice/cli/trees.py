@@ -47,7 +47,7 @@ class TreeWriter:
                 )
             with tempfile.TemporaryDirectory(dir=self._root / STATE, prefix=".tmp-") as temporary:
                 new, old = Path(temporary, "new"), Path(temporary, "old")
-                _write(tree, new)
+                write_tree(tree, new)
                 # Both digests, before anything moves: whenever we are stopped, what is there is known.
                 _record(record, {tree.digest.hex(), *filter(None, [there])})
                 final.parent.mkdir(exist_ok=True)
@@ -65,7 +65,8 @@ def _replace(final: Path, new: Path, old: Path) -> None:
         raise
 
 
-def _write(tree: Directory, root: Path) -> None:
+def write_tree(tree: Directory, root: Path) -> None:
+    """Write a tree as a directory that is not there yet. Raises `OSError`."""
     root.mkdir()
     for path, entry in tree.walk():
         if isinstance(entry, Directory):
