@@ -84,9 +84,9 @@ def test_dead_sources_slow_nobody_down(world: World, new_controller: Starter, au
     world.publish(TREE)
     world.settles(expected, controller.store)
     usual = min(_latency(world, controller, tree) for tree in (CHANGED, TREE, CHANGED))
-    dead: list[faults.Fault] = [faults.status(500), faults.refuse, faults.cut, faults.status(404), Held()]
+    dead: list[faults.Fault] = [faults.status(500), faults.refuse, faults.cut, faults.status(404), faults.trickle]
     for number, fault in enumerate(dead * 2):
-        world.sources.faults[world.publish(TREE, name=f"dead-{number}")] = fault
+        world.publish(TREE, name=f"dead-{number}", fault=fault)
         world.generate(
             output(f"never-{number}", "@repo/apps/**"), name=f"dead-{number}", sources=[source(name=f"dead-{number}")]
         )
@@ -123,7 +123,7 @@ def test_a_generator_that_goes_while_it_is_built_publishes_nothing(
     world: World, controller: Controller, audit: Auditor
 ) -> None:
     held = Held()
-    world.sources.faults[world.publish(TREE)] = held
+    world.publish(TREE, fault=held)
     world.generate(output("apps", "@repo/apps/**"))
     assert held.reached.wait(30)
 

@@ -103,7 +103,7 @@ def test_killed_while_a_new_revision_goes_out(
 
 def test_killed_while_a_source_is_fetched(world: World, new_controller: Starter, audit: Auditor) -> None:
     held = Held()
-    world.sources.faults[world.publish(BEFORE)] = held
+    world.publish(BEFORE, fault=held)
     controller = new_controller().start()
     generate(world)
 

@@ -108,7 +108,7 @@ def test_whoever_cannot_renew_the_lease_writes_nothing_after_its_deadline(
 ) -> None:
     leader = new_controller(*FLAGS, kubeconfig=proxy.kubeconfig, wrap=AS_POD).start()
     held = Held()
-    world.sources.faults[world.publish(TREE)] = held
+    world.publish(TREE, fault=held)
     world.generate(output("apps", "@repo/apps/**"))
     assert held.reached.wait(30)
     proxy.answer(of("update", "leases"), 500, "InternalError", times=1000)
@@ -130,7 +130,7 @@ def test_a_signal_during_a_build_ends_it_in_time(
 ) -> None:
     controller = new_controller(*FLAGS, wrap=AS_POD).start()
     held = Held()
-    world.sources.faults[world.publish(TREE)] = held
+    world.publish(TREE, fault=held)
     world.generate(output("apps", "@repo/apps/**"))
     assert held.reached.wait(30)
 

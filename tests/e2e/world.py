@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.sources import SourceServer
+from tests.e2e.sources import Fault, SourceServer
 from tests.e2e.trees import Tree, contents_digest, files_of, sha256, tarball
 from tests.envtest.client import Client, Object, Refused
 
@@ -166,14 +166,22 @@ class World:
         self.client.delete(self.path(kind, name))
 
     def publish(
-        self, tree: Tree | bytes, name: str = "repo", *, kind: str = "GitRepository", revision: str = ""
+        self,
+        tree: Tree,
+        name: str = "repo",
+        *,
+        kind: str = "GitRepository",
+        revision: str = "",
+        fault: Fault | None = None,
     ) -> str:
         """Offer a tree as a source's new artifact, as source-controller would; returns its path on the server."""
-        archive = tree if isinstance(tree, bytes) else tarball(tree)
+        archive = tarball(tree)
         revision = revision or f"main@sha1:{hashlib.sha1(str(next(self._revisions)).encode()).hexdigest()}"
         stem = hashlib.sha1((revision + sha256(archive)).encode()).hexdigest()
         path = f"{kind.lower()}/{self.namespace}/{name}/{stem}.tar.gz"
         self.sources.archives[f"/{path}"] = archive
+        if fault is not None:
+            self.sources.faults[f"/{path}"] = fault
         self.offer(kind, name, path, revision, sha256(archive), len(archive))
         return f"/{path}"
 
