@@ -132,6 +132,7 @@ class State(Generic[S]):
         self.kind = kind
         self._files = Confined(root)
         self._decoder = decoder
+        self._synced: set[str] = set()
 
     def load(self, problems: list[Problem]) -> Iterator[tuple[Key, S]]:
         """All that is kept; notes what cannot be read, and removes what a crash left behind."""
@@ -170,18 +171,21 @@ class State(Generic[S]):
                 out.flush()
                 os.fsync(out.fileno())
                 replace(directory, temporary, f"{name}.json")
-            self._sync(namespace)
+            self._sync(namespace, directory)
 
     def delete(self, key: Key) -> None:
         with self._explained("delete", *key), suppress(FileNotFoundError):
             with self._files.directory(self.kind, key[0]) as directory:
                 remove(directory, f"{key[1]}.json")
-            self._sync(key[0])
+                self._sync(key[0], directory)
 
-    def _sync(self, namespace: str) -> None:
-        for parts in ((self.kind, namespace), (self.kind,), ()):
-            with self._files.directory(*parts) as directory:
-                os.fsync(directory)
+    def _sync(self, namespace: str, directory: int) -> None:
+        os.fsync(directory)
+        if namespace not in self._synced:  # the directory itself may be new
+            for parts in ((self.kind,), ()):
+                with self._files.directory(*parts) as parent:
+                    os.fsync(parent)
+            self._synced.add(namespace)
 
     @contextmanager
     def _explained(self, operation: str, *key: str) -> Iterator[None]:
