@@ -492,3 +492,15 @@ async def test_an_edit_during_a_build_wins(scene: Scene) -> None:
     assert scene.files() == OTHER
     assert scene.ready() == SUCCESS
     assert scene.condition(ConditionType.RECONCILING) is None
+
+
+async def test_a_fight_is_slowed_down_while_a_source_is_missing_too(scene: Scene) -> None:
+    needs = output("needs", ("@more/**", "@artifact/"))
+    scene.generate(needs, web(), sources=[source("Bucket", "more", "more"), source()])
+    await scene.settle()
+    for _ in range(5):
+        scene.world.label_artifact("web", {GENERATOR_LABEL: None})
+        assert await scene.writes() == ["apply web"]
+
+    scene.world.label_artifact("web", {GENERATOR_LABEL: None})
+    assert await scene.writes() == []

@@ -496,10 +496,10 @@ class Reconciler:
         damaged = [events.name(key) for key, present in stored.items() if not present and self._publisher.named(key)]
         if damaged:
             self._objects.record(generator, events.event(Scenario.DAMAGED, items=damaged))
-        if observed.errors:
-            return Drift.SOURCES_CHANGED
         if generator.key in self._suspects:
             return self._suspects[generator.key]
+        if observed.errors:
+            return Drift.SOURCES_CHANGED
         published = {there.key: there for there in self._objects.artifacts_of(generator.uid)}
         for key in stored:
             there = self._objects.artifact(key)
