@@ -13,11 +13,14 @@ from contextlib import contextmanager
 
 from msgspec import Struct
 
-from sluice.core.errors import BuildError, Code, StorageError
+from sluice.core.errors import Code, SourceError, StorageError
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Not blocking: what was a file a moment ago may be a pipe now.
 FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+_SOON = 0.5
+"""Seconds after which a file that somebody was writing is worth another look."""
 
 
 class Descriptor:
@@ -57,7 +60,8 @@ class FileContent:
 class LocalContent(Struct, frozen=True, eq=False, gc=False):
     """The bytes of a file below a directory, opened for each read, so that a tree holds one descriptor.
 
-    The file must still be the one that was digested, as far as size and time of change tell.
+    The file must still be the one that was digested, as far as size and time of change tell. One
+    that is not is no fault of the recipe: it is worth trying again, and nothing to remember.
     """
 
     root: Descriptor
@@ -70,8 +74,8 @@ class LocalContent(Struct, frozen=True, eq=False, gc=False):
                 if stamp(os.fstat(file)) == self.stamp:
                     return _read(file, offset, size)
         except OSError as error:
-            raise BuildError(f"'{self.path}': {describe(error)}", Code.FETCH) from error
-        raise BuildError(f"'{self.path}' changed while it was read", Code.FETCH)
+            raise SourceError(f"'{self.path}': {describe(error)}", Code.FETCH, _SOON) from error
+        raise SourceError(f"'{self.path}' changed while it was read", Code.FETCH, _SOON)
 
 
 def stamp(status: os.stat_result) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from sluice.core.limits import DEFAULT_LIMITS
 from sluice.core.plan import ArtifactPlan, Source, plan_recipe
 from sluice.core.spec import CopySpec
 from sluice.core.tree import Directory, File
+from sluice.sources import scan_directory
 from sluice.storage import DiskStorage
 
 
@@ -98,6 +100,21 @@ def test_another_artifact_of_the_same_contents_is_stored_for_itself(builder: Bui
     other = builder.build("n", plan(UNPACK, name="api"), SOURCES)
     assert (other.contents, other.archive.digest) == (built.contents, built.archive.digest)
     assert other.archive.path != built.archive.path
+
+
+def test_what_somebody_was_writing_is_tried_again(builder: Builder, tmp_path: Path) -> None:
+    path = tmp_path / "source/pkg/a.tgz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pack({"x": b"1"}))
+    scanned = {"s": Source(scan_directory(tmp_path / "source"), "r")}
+    os.utime(path, ns=(1, 1))
+
+    with pytest.raises(SourceError, match=r"^'pkg/a\.tgz' changed while it was read$"):
+        builder.build("n", plan(UNPACK), scanned)
+    again = {"s": Source(scan_directory(tmp_path / "source"), "r")}
+    assert again["s"].tree.digest == scanned["s"].tree.digest
+    assert builder.recall("n", plan(UNPACK), again) is None
+    assert builder.build("n", plan(UNPACK), again).contents == Directory.of({"x": b"1"}).digest
 
 
 def test_a_lost_archive_is_not_recalled(builder: Builder, storage: DiskStorage, tmp_path: Path) -> None:

@@ -170,14 +170,14 @@ class TestDirectoriesThatChange:
         (tmp_path / "x/y/a").write_bytes(data)
         os.utime(tmp_path / "x/y/a", ns=(1, 1))
 
-        with pytest.raises(BuildError) as caught:
+        with pytest.raises(SourceError) as caught:
             file.read()
         assert str(caught.value) == "'x/y/a' changed while it was read"
 
     def test_a_file_that_is_gone_is_an_error(self, tmp_path: Path, file: File) -> None:
         (tmp_path / "x/y/a").unlink()
 
-        with pytest.raises(BuildError) as caught:
+        with pytest.raises(SourceError) as caught:
             file.read()
         assert str(caught.value) == "'x/y/a': no such file or directory"
 
@@ -185,7 +185,7 @@ class TestDirectoriesThatChange:
         (tmp_path / "x/y/a").unlink()
         os.mkfifo(tmp_path / "x/y/a")
 
-        with pytest.raises(BuildError) as caught:
+        with pytest.raises(SourceError) as caught:
             file.read()
         assert str(caught.value) == "'x/y/a': not a regular file"
 
@@ -194,7 +194,7 @@ class TestDirectoriesThatChange:
         (tmp_path / path).rename(tmp_path / "moved")
         (tmp_path / path).symlink_to(tmp_path / "moved")
 
-        with pytest.raises(BuildError, match=r"^'x/y/a': (not a directory|too many levels of symbolic links)$"):
+        with pytest.raises(SourceError, match=r"^'x/y/a': (not a directory|too many levels of symbolic links)$"):
             file.read()
 
     def test_descriptors_are_closed_on_errors(self, tmp_path: Path, file: File) -> None:
@@ -202,7 +202,7 @@ class TestDirectoriesThatChange:
         before = len(os.listdir("/proc/self/fd"))
 
         for _ in range(5):
-            with pytest.raises(BuildError):
+            with pytest.raises(SourceError):
                 file.read()
         assert len(os.listdir("/proc/self/fd")) == before
 

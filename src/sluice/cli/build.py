@@ -17,7 +17,7 @@ from sluice.cli.output import Mark, Words, emit
 from sluice.cli.report import Format, Result, render
 from sluice.cli.trees import TreeWriter
 from sluice.cli.workshop import Built, Workshop
-from sluice.core.errors import BuildError, Code, Problem, SluiceError, SpecError, StorageError
+from sluice.core.errors import BuildError, Code, Problem, SluiceError, SourceError, SpecError, StorageError
 
 HELP = f"""Compose the artifacts of ArtifactGenerators, from files.
 
@@ -126,7 +126,7 @@ def _keep(built: Built, trees: TreeWriter | None, store: ArchiveWriter | None) -
             result = replace(result, archive=store.write(built))
         if trees is not None:
             trees.write(built.namespace, built.name, composition.tree)
-    except (StorageError, BuildError) as error:
+    except (StorageError, BuildError, SourceError) as error:
         return replace(result, error=_text(error))
     return result
 
