@@ -35,7 +35,7 @@ class _Written(Struct):
 class _History(Struct):
     """What the cluster was told about one generator."""
 
-    written: OrderedDict[tuple[str, str, str], _Written]
+    written: OrderedDict[tuple[str, str, int], _Written]
     similar: dict[tuple[str, str], tuple[float, set[int]]]
     tokens: dict[str, tuple[float, float]]
 
@@ -83,18 +83,22 @@ class Folding:
             self._histories.popitem(last=False)
         return history
 
-    def _combine(self, history: _History, kind: str, event: Event) -> tuple[str, str]:
-        """The message to show, and what makes an event the same as another: many alike are the same."""
+    def _combine(self, history: _History, kind: str, event: Event) -> tuple[str, int]:
+        """The message to show, and what makes an event the same as another: many alike are the same.
+
+        That is a number: messages that name a thousand artifacts are long.
+        """
+        said = hash(event.message)
         now = self._clock.monotonic()
         since, messages = history.similar.get((kind, event.reason), (now, set()))
         if now - since > SIMILAR_WITHIN:
             since, messages = now, set()
         if len(messages) <= SIMILAR:
-            messages.add(hash(event.message))
+            messages.add(said)
         history.similar[kind, event.reason] = (since, messages)
         if len(messages) > SIMILAR:
-            return COMBINED + event.message, ""
-        return event.message, event.message
+            return COMBINED + event.message, 0
+        return event.message, said
 
     def _allow(self, history: _History, kind: str) -> bool:
         now = self._clock.monotonic()
