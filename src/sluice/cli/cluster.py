@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import wraps
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import click
 import msgspec
@@ -31,22 +31,24 @@ from sluice.kube.kinds import Key, Kind
 
 if TYPE_CHECKING:  # aiohttp, which neither help nor a directory needs
     from sluice.kube.client import Client
+    from sluice.kube.watch import HasMetadata
 
 DEFAULT_NAMESPACE = "flux-system"
 LOCAL_NAMESPACE = "default"
 FIELD_MANAGER = "sluice"
 
 T = TypeVar("T")
+M = TypeVar("M", bound="HasMetadata")
 
 OBJECTS = msgspec.json.Decoder(Object)
 _LASTING = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
 
 
-class Sight(Struct, frozen=True):
+class Sight(Struct, Generic[T], frozen=True):
     """A report of `World.follow`: without an object it is gone, without a key all there are were reported."""
 
     key: Key | None = None
-    object: Object | None = None
+    object: T | None = None
 
 
 class World(Protocol):
@@ -63,7 +65,9 @@ class World(Protocol):
         """The objects of a namespace, or of all, by namespace and name."""
         ...
 
-    def follow(self, kind: Kind, namespace: str = "", labels: str = "", name: str = "") -> AsyncGenerator[Sight, None]:
+    def follow(
+        self, kind: Kind, namespace: str = "", labels: str = "", name: str = ""
+    ) -> AsyncGenerator[Sight[Object], None]:
         """What there is, and from then on whatever changes."""
         ...
 
@@ -95,20 +99,27 @@ class Cluster:
             found = await self.client.list_all(kind, namespace, OBJECTS, labels=labels)
         return sorted(found, key=lambda one: one.key)
 
-    async def follow(
+    def follow(
         self, kind: Kind, namespace: str = "", labels: str = "", name: str = ""
-    ) -> AsyncGenerator[Sight, None]:
+    ) -> AsyncGenerator[Sight[Object], None]:
+        fields = f"metadata.name={name}" if name else ""
+        return self.watch(kind, OBJECTS, namespace, labels=labels, fields=fields)
+
+    async def watch(
+        self, kind: Kind, decoder: msgspec.json.Decoder[M], namespace: str, *, labels: str = "", fields: str = ""
+    ) -> AsyncGenerator[Sight[M], None]:
+        """`World.follow`, for objects of another form."""
         from sluice.kube.client import Undecodable
         from sluice.kube.watch import Changed, Event, Gone, Synced, Watch
 
-        reports: asyncio.Queue[Sight | ApiError] = asyncio.Queue()
+        reports: asyncio.Queue[Sight[M] | ApiError] = asyncio.Queue()
         is_complete = False
 
-        def handle(event: Event[Object]) -> None:
+        def handle(event: Event[M]) -> None:
             nonlocal is_complete
             match event:
                 case Changed(item):
-                    reports.put_nowait(Sight(item.key, item))
+                    reports.put_nowait(Sight((item.metadata.namespace, item.metadata.name), item))
                 case Gone(key, _):
                     reports.put_nowait(Sight(key))
                 case Undecodable(key, _, why):
@@ -122,8 +133,7 @@ class Cluster:
             if not is_complete or error.status in _LASTING:
                 reports.put_nowait(error)
 
-        fields = f"metadata.name={name}" if name else ""
-        watch = Watch(self.client, kind, OBJECTS, namespace=namespace, labels=labels, fields=fields, failed=failed)
+        watch = Watch(self.client, kind, decoder, namespace=namespace, labels=labels, fields=fields, failed=failed)
         task = asyncio.create_task(watch.run(handle))
         try:
             while True:

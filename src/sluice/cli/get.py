@@ -241,9 +241,9 @@ def _event(one: Object, *, is_gone: bool) -> dict[str, Any]:
     return {"type": "DELETED" if is_gone else "MODIFIED", "object": one.document()}
 
 
-async def _merge(world: World, wanted: Wanted, family: Family) -> AsyncGenerator[tuple[Kind, Sight], None]:
+async def _merge(world: World, wanted: Wanted, family: Family) -> AsyncGenerator[tuple[Kind, Sight[Object]], None]:
     """What happens to all kinds of a family."""
-    reports: asyncio.Queue[tuple[Kind, Sight | ApiError]] = asyncio.Queue()
+    reports: asyncio.Queue[tuple[Kind, Sight[Object] | ApiError]] = asyncio.Queue()
 
     async def pump(kind: Kind) -> None:
         try:

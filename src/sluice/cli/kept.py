@@ -20,6 +20,7 @@ from sluice.core.spec import NAMESPACE, OBJECT_NAME
 from sluice.kube.kinds import Key, Kind
 
 STATE: Final = ".sluice"
+STORE: Final = "storage"
 INTERVAL = 0.2
 """Seconds between two looks at files that are followed."""
 
@@ -48,7 +49,7 @@ class Kept:
 
     async def follow(
         self, kind: Kind, namespace: str = "", labels: str = "", name: str = ""
-    ) -> AsyncGenerator[Sight, None]:
+    ) -> AsyncGenerator[Sight[Object], None]:
         known: dict[Key, str] = {}
         first = True
         while True:
@@ -70,13 +71,11 @@ class Kept:
         told = ", ".join(
             f"without {name}" if value is None else f"{name}: {value}" for name, value in annotations.items()
         )
-        raise ApiError(
-            f"{there.title}: an object of a directory is changed in its manifest (metadata.annotations: {told})"
-        )
+        raise ApiError(f"{there.title}: change it in its manifest, '{there.file}' (metadata.annotations: {told})")
 
     def archive_file(self, path: str) -> Path | None:
         parts = path.split("/")
-        file = self.directory.joinpath(STATE, *parts)
+        file = self.directory.joinpath(STATE, STORE, *parts)
         return file if ".." not in parts and file.is_file() else None
 
     def _read(self, kind: Kind, key: Key) -> Object | None:

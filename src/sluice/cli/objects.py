@@ -92,6 +92,8 @@ class Object(Struct, frozen=True, rename="camel", dict=True):
     raw_status: Raw = msgspec.field(name="status", default=_EMPTY)
     api_version: str = ""
     kind: str = ""
+    file: str = ""
+    """The manifest of an object that a directory keeps."""
 
     @cached_property
     def metadata(self) -> Metadata:
