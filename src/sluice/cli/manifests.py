@@ -81,6 +81,18 @@ def read_manifests(inputs: Sequence[str]) -> list[Manifest]:
     """
     manifests: list[Manifest] = []
     problems: list[Problem] = []
+    for file, data, given in read_files(inputs, problems):
+        try:
+            manifests += parse_file(file, data, given=given)
+        except SpecError as error:
+            problems += error.problems
+    if problems:
+        raise SpecError(problems)
+    return manifests
+
+
+def read_files(inputs: Sequence[str], problems: list[Problem]) -> Iterator[tuple[str, bytes, bool]]:
+    """The files of the inputs, each once, and whether it was named itself; notes what cannot be read."""
     seen: set[Path] = set()
     for name in inputs:
         for file, given in _files(name, problems):
@@ -89,12 +101,9 @@ def read_manifests(inputs: Sequence[str]) -> list[Manifest]:
             if file != STDIN:
                 seen.add(path)
             try:
-                manifests += _read(file, given=given)
-            except SpecError as error:
-                problems += error.problems
-    if problems:
-        raise SpecError(problems)
-    return manifests
+                yield file, _bytes(file), given
+            except OSError as error:
+                problems.append(Problem(Code.NOT_FOUND, describe(error), file))
 
 
 def _files(name: str, problems: list[Problem]) -> Iterator[tuple[str, bool]]:
@@ -118,14 +127,6 @@ def list_yaml(directory: str, problems: list[Problem]) -> Iterator[str]:
         for name in sorted(files):
             if name.lower().endswith(SUFFIXES):
                 yield str(Path(parent, name))
-
-
-def _read(file: str, *, given: bool) -> list[Manifest]:
-    try:
-        data = _bytes(file)
-    except OSError as error:
-        raise SpecError(Problem(Code.NOT_FOUND, describe(error), file)) from error
-    return parse_file(file, data, given=given)
 
 
 def parse_file(file: str, data: bytes, *, given: bool) -> list[Manifest]:

@@ -23,7 +23,7 @@ from sluice.core.dialect import DIALECTS, Dialect, DialectName
 from sluice.core.errors import BuildError, Code, Problem, SluiceError, SourceError, SpecError
 from sluice.core.pathpattern import Failure
 from sluice.core.plan import ArtifactPlan, Source, inputs, plan_artifacts
-from sluice.core.spec import SourceKind, SourceRef
+from sluice.core.spec import ArtifactGenerator, ArtifactSpec, SourceKind, SourceRef
 from sluice.core.tree import EMPTY, Directory
 
 Key = tuple[str, str]
@@ -116,7 +116,7 @@ class Workshop:
         """Build the wanted artifacts of a generator that was planned."""
         for plan in self._plans.get(item.key, ()):
             if self._is_wanted(item, plan.name):
-                yield self._build(item, plan)
+                yield self.build(item, plan)
 
     def empty(self) -> list[Declared]:
         """The generators whose pathPattern matched nothing."""
@@ -132,13 +132,14 @@ class Workshop:
             item = todo.pop(0)
             if item.key not in seen:
                 seen.add(item.key)
-                plans = [plan for plan in self._plan(item) if isinstance(plan, ArtifactPlan)]
+                plans = [plan for plan in self.plans(item) if isinstance(plan, ArtifactPlan)]
                 read = [plan.aliases for plan in plans if item not in chosen or self._is_wanted(item, plan.name)]
                 needed = frozenset().union(*read)
                 refs = [ref for ref in item.generator.sources if ref.alias in needed and self._is_chained(ref)]
                 todo += filter(None, map(self._find_maker, refs))
 
-    def _plan(self, item: Declared) -> Plans:
+    def plans(self, item: Declared) -> Plans:
+        """The artifacts of a generator, planned. Raises `Unplannable` for the generator to blame."""
         if item.key not in self._plans:
             with self._entering(item):
                 self._plans[item.key] = self._make_plans(item)
@@ -229,7 +230,8 @@ class Workshop:
     def _is_wanted(self, item: Declared, name: str) -> bool:
         return not self._wanted or not name or not {name, f"{item.generator.namespace}/{name}"}.isdisjoint(self._wanted)
 
-    def _build(self, item: Declared, plan: ArtifactPlan | Failure) -> Built:
+    def build(self, item: Declared, plan: ArtifactPlan | Failure) -> Built:
+        """Build one artifact, or what is known of it already."""
         key = item.generator.namespace, plan.name
         if isinstance(plan, Failure):
             return Built(declared=item, name=plan.name, error=_located(item, plan.error))
@@ -294,11 +296,11 @@ class Workshop:
         templates = [
             item for item in self._templates if item.generator.namespace == ref.namespace and may_make(item, {ref.name})
         ]
-        return next((item for item in templates if any(plan.name == ref.name for plan in self._plan(item))), None)
+        return next((item for item in templates if any(plan.name == ref.name for plan in self.plans(item))), None)
 
     def _chained(self, maker: Declared, ref: SourceRef) -> Source:
-        plan = next(plan for plan in self._plan(maker) if plan.name == ref.name)
-        built = self._build(maker, plan)
+        plan = next(plan for plan in self.plans(maker) if plan.name == ref.name)
+        built = self.build(maker, plan)
         if built.composition is None:
             raise SourceError(f"source '{ref.alias}': {ref} was not built", Code.NOT_READY)
         return Source(built.composition.tree, built.revision, origin_revision=built.origin_revision)
@@ -313,14 +315,17 @@ _CAPTURE = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 
 def may_make(item: Declared, names: Collection[str]) -> bool:
     """Whether a generator makes one of these artifacts, as far as its spec tells."""
-    for spec in item.generator.artifacts:
-        pattern = re.escape(spec.name)
-        if item.generator.path_pattern is not None:
-            pattern = ".+".join(map(re.escape, _CAPTURE.split(spec.name)))
-        qualified = f"({re.escape(item.generator.namespace)}/)?{pattern}"
-        if any(re.fullmatch(qualified, name) for name in names):
-            return True
-    return False
+    generator = item.generator
+    bare = {name.removeprefix(f"{generator.namespace}/") for name in names}
+    return any(makes(generator, spec, name) for spec in generator.artifacts for name in bare)
+
+
+def makes(generator: ArtifactGenerator, spec: ArtifactSpec, name: str) -> bool:
+    """Whether an artifact or template of a generator may have this name."""
+    pattern = re.escape(spec.name)
+    if generator.path_pattern is not None:
+        pattern = "[^/]+".join(map(re.escape, _CAPTURE.split(spec.name)))
+    return re.fullmatch(pattern, name) is not None
 
 
 def _dialect_of(item: Declared, default: DialectName) -> Dialect:

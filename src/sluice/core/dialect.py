@@ -16,7 +16,7 @@ from msgspec import Struct
 from sluice.core import glob, merge, pattern
 from sluice.core.errors import BuildError, Code, Problem, SpecError
 from sluice.core.limits import Limits
-from sluice.core.pattern import Grammar
+from sluice.core.pattern import Glob, Grammar
 from sluice.core.tree import EMPTY, Directory, Entry, Staging
 
 
@@ -68,6 +68,8 @@ class Dialect(Struct, frozen=True, eq=False):
     """Reads the path of `from`. Raises `SpecError`."""
     select_archives: Callable[[str, Limits], Selection]
     """Reads the path of `from` for the Extract strategy. Raises `SpecError`."""
+    glob: Callable[[str, Limits], Glob]
+    """Compiles the path of a `from` that is a pattern, to tell how far it leads."""
     exclude: Callable[[str, Limits], Exclude]
     """Reads an exclude. Raises `SpecError`."""
     exclude_grammar: Grammar
@@ -183,6 +185,10 @@ def _documented_glob(text: str, limits: Limits) -> tuple[str, bool, str]:
     return spelled, directories_only, "/".join(pattern.literal_prefix(spelled, pattern.DOCUMENTED))
 
 
+def _documented_compiled(text: str, limits: Limits) -> Glob:
+    return pattern.compile_glob(pattern.normalise(text)[0], pattern.DOCUMENTED, limits)
+
+
 def _documented_exclude(text: str, limits: Limits) -> Exclude:
     spelled, directories_only = pattern.normalise(text)
     pattern.compile_glob(spelled, pattern.DOCUMENTED, limits)
@@ -211,6 +217,7 @@ DOCUMENTED = Dialect(
     name=DialectName.DOCUMENTED,
     select=_documented_select,
     select_archives=_documented_archives,
+    glob=_documented_compiled,
     exclude=_documented_exclude,
     exclude_grammar=pattern.DOCUMENTED,
     target=_documented_target,
@@ -249,6 +256,10 @@ def _upstream_select(text: str, limits: Limits) -> Selection:
         strip=text.removesuffix("**") if text.endswith("/**") else "",
         expand=lambda tree: glob.expand(tree, pattern.compile_glob(text, pattern.PATH_MATCH, limits)),
     )
+
+
+def _upstream_compiled(text: str, limits: Limits) -> Glob:
+    return pattern.compile_glob(text, pattern.PATH_MATCH, limits)
 
 
 def _upstream_archives(text: str, limits: Limits) -> Selection:
@@ -325,6 +336,7 @@ UPSTREAM = Dialect(
     name=DialectName.UPSTREAM,
     select=_upstream_select,
     select_archives=_upstream_archives,
+    glob=_upstream_compiled,
     exclude=_upstream_exclude,
     exclude_grammar=pattern.DOUBLESTAR,
     target=_upstream_target,
