@@ -18,7 +18,8 @@ PUBLIC_NAMES: Iterable[str] = getattr(sluice, "__all__", ())
 
 # Written so that this file does not hold what it looks for.
 FORBIDDEN = [
-    pytest.param(r"pypi\.org|docker\.io|ghcr\.io|quay\.io|gcr\.io|pythonhosted\.org|npmjs\.(?:org|com)|crates\.io", id="package registries"),
+    pytest.param(r"pypi\.org|pythonhosted\.org|npmjs\.(?:org|com)|crates\.io", id="package registries"),
+    pytest.param(r"docker\.io|ghcr\.io|quay\.io|gcr\.io", id="container registries"),
     pytest.param(r"(?:proxy|sum)\.golang\.org|goproxy\.\w+", id="Go module proxies"),
     pytest.param(r"(?<!no-emit-)(?:[i]ndex-url|[t]rusted-host)", id="index addresses"),
     pytest.param(r"(?:^|[^\w.])/(?:work|root)/|/(?:home|Users)/\w+/", id="paths of one machine"),
