@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "build": ("sluice.cli.build", "Compose artifacts from files: for CI and laptops."),
     "diff": ("sluice.cli.diff", "Show what a change makes of artifacts."),
     "lint": ("sluice.cli.lint", "Look for mistakes in manifests, and for what may not be meant."),
+    "explain": ("sluice.cli.explain", "Say why a path is in an artifact, or is not."),
     "serve": ("sluice.cli.serve", "Serve the artifacts of a directory, without a cluster."),
     "get": ("sluice.cli.get", "Show generators, artifacts and sources."),
     "tree": ("sluice.cli.lineage:tree", "Show what comes of a generator."),
@@ -38,6 +39,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "ls": ("sluice.cli.contents:ls", "List the files of an artifact."),
     "cat": ("sluice.cli.contents:cat", "Print files of an artifact."),
     "verify": ("sluice.cli.contents:verify", "Compare what is served with what is announced."),
+    "check": ("sluice.cli.check", "Check whether a cluster has what Sluice needs."),
     "completion": ("sluice.cli.completion", "Print the completion script of a shell."),
     "controller": ("sluice.cli.controller", "Reconcile generators in a cluster."),
 }

@@ -24,7 +24,7 @@ class Served(Struct, frozen=True):
     words: frozenset[str]
 
 
-class _Resource(Struct, rename="camel"):
+class _Resource(Struct, frozen=True, rename="camel"):
     name: str
     kind: str
     namespaced: bool = False
@@ -32,19 +32,19 @@ class _Resource(Struct, rename="camel"):
     short_names: tuple[str, ...] | None = None
 
 
-class _Resources(Struct):
+class _Resources(Struct, frozen=True):
     resources: tuple[_Resource, ...] = ()
 
 
-class _Version(Struct, rename="camel"):
+class _Version(Struct, frozen=True, rename="camel"):
     group_version: str
 
 
-class _Group(Struct, rename="camel"):
+class _Group(Struct, frozen=True, rename="camel"):
     preferred_version: _Version
 
 
-class _Groups(Struct):
+class _Groups(Struct, frozen=True):
     groups: tuple[_Group, ...] = ()
 
 

@@ -48,11 +48,12 @@ class Archive:
 
 @asynccontextmanager
 async def fetch_archive(
-    world: World, one: Object, storage_url: str = "", limits: Limits = DEFAULT_LIMITS
+    world: World, one: Object, storage_url: str = "", *, advise: bool = True, limits: Limits = DEFAULT_LIMITS
 ) -> AsyncIterator[Archive]:
-    """The archive of an ExternalArtifact, as long as the block runs.
+    """The archive of an ExternalArtifact, or of another source, as long as the block runs.
 
-    `storage_url` is where to ask instead of the host of its URL. Raises `SourceError`.
+    `storage_url` is where to ask instead of the host of its URL. Raises `SourceError`, with advice
+    where a cluster may have to be reached from outside.
     """
     artifact = one.status.artifact
     if artifact is None:
@@ -61,7 +62,8 @@ async def fetch_archive(
         try:
             await _fetch(world, artifact, storage_url, file, limits)
         except SourceError as error:
-            raise SourceError(f"{one.title}: {error}", error.code) from error
+            advice = error.advice if advise and isinstance(error, _Unreached) else ""
+            raise SourceError(f"{one.title}: {error}{advice}", error.code) from error
         yield Archive(one, artifact, file, limits)
 
 
@@ -122,15 +124,25 @@ async def _get(url: str) -> AsyncIterator[bytes]:
                 async for chunk in response.content.iter_chunked(SLICE):
                     yield chunk
     except aiohttp.ClientConnectionError as error:
-        raise SourceError(
-            f"{_unreached(error, parts.hostname)}{_advice(parts.hostname, parts.port)}", Code.FETCH
-        ) from error
+        raise _Unreached(error, parts.hostname, parts.port) from error
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         what = "no answer in time" if isinstance(error, TimeoutError) else "the answer ended early"
         raise SourceError(f"GET {url}: {what}", Code.FETCH) from error
 
 
-def _unreached(error: Exception, host: str) -> str:
+class _Unreached(SourceError):
+    """Nobody answers there; `advice` is how to reach a service of a cluster from outside of it."""
+
+    def __init__(self, error: Exception, host: str, port: int | None) -> None:
+        super().__init__(_reason(error, host), Code.FETCH)
+        self.advice = ""
+        if service := _SERVICE.fullmatch(host):
+            name, namespace = service.groups()
+            forward = f"kubectl -n {namespace} port-forward svc/{name} {FORWARDED}:{port or 80}"
+            self.advice = f" (outside of the cluster: {forward}, and --storage-url http://localhost:{FORWARDED})"
+
+
+def _reason(error: Exception, host: str) -> str:
     import aiohttp
 
     match error:
@@ -142,13 +154,3 @@ def _unreached(error: Exception, host: str) -> str:
             return f"no answer from '{host}' in time"
         case _:
             return f"the connection to '{host}' was closed"
-
-
-def _advice(host: str, port: int | None) -> str:
-    """How to reach a service of a cluster from outside of it."""
-    service = _SERVICE.fullmatch(host)
-    if service is None:
-        return ""
-    name, namespace = service.groups()
-    forward = f"kubectl -n {namespace} port-forward svc/{name} {FORWARDED}:{port or 80}"
-    return f" (outside of the cluster: {forward}, and --storage-url http://localhost:{FORWARDED})"
