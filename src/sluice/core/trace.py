@@ -106,12 +106,17 @@ def trace(recipe: Recipe, trees: Mapping[str, Directory], composition: Compositi
     steps: list[Step] = []
     there: Entry | None = None
     for copy in recipe.copies:
-        placements = [one for one in composition.placements if one.copy == copy.index and one.holds(path)]
-        for placement in placements:
+        placements = [one for one in composition.placements if one.copy == copy.index]
+        holding = [one for one in placements if one.holds(path)]
+        for placement in holding:
             steps.append(_placed(recipe, trees, copy, placement, path, there))
             if steps[-1].effect is not Effect.LEFT_OUT:
                 there = _inside(placement, path)
-        if not placements:
+        if holding:
+            continue
+        if copy.strategy is Strategy.EXTRACT:
+            steps += _not_unpacked(copy, placements, path)
+        else:
             steps += _not_placed(recipe, copy, trees[copy.alias], path)
     return steps
 
@@ -162,7 +167,7 @@ def _left_out_by(rules: LeaveOut, path: str, entry: Entry | None) -> str | None:
 def _not_placed(recipe: Recipe, copy: Copy, tree: Directory, path: str) -> Iterator[Step]:
     """Why a copy that could have placed a path did not."""
     source = _origin(copy, tree, path)
-    if source is None or copy.strategy is Strategy.EXTRACT:
+    if source is None:
         return
     found = _find(tree, source)
     if found is None:
@@ -176,6 +181,16 @@ def _not_placed(recipe: Recipe, copy: Copy, tree: Directory, path: str) -> Itera
             return
     if copy.selection.expand is not None:
         yield Step(copy.index, Effect.UNMATCHED, source, _reach(recipe, copy, source, found))
+
+
+def _not_unpacked(copy: Copy, placements: Sequence[Placement], path: str) -> Iterator[Step]:
+    """What the archives lack that a copy unpacks around a path."""
+    for placement in placements:
+        below = path.removeprefix(f"{placement.path}/") if placement.path else path
+        if isinstance(placement.entry, Directory) and (below != path or not placement.path):
+            close = similar(placement.entry, below)
+            text = f"the archive has no {quote(below)}" + (f" (did you mean {quote(close)}?)" if close else "")
+            yield Step(copy.index, Effect.MISSING, f"{placement.source}!{below}", text)
 
 
 def _origin(copy: Copy, tree: Directory, path: str) -> str | None:
@@ -238,7 +253,7 @@ def similar(tree: Directory, path: str) -> str | None:
     paths = [below for below, _ in tree.walk()][:_CLOSEST]
     name = path.rpartition("/")[2]
     same = [below for below in paths if below.rpartition("/")[2] == name]
-    close = get_close_matches(path, same or paths, n=1, cutoff=0.0 if same else 0.6)
+    close = get_close_matches(path, same or paths, n=1, cutoff=0.0 if same else 0.8)
     return close[0] if close else None
 
 
