@@ -13,13 +13,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 import sluice
 from sluice.cli.output import Mark, Words
 from sluice.core.errors import ApiError, BuildError, SluiceError, SourceError, SpecError, StorageError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "build": ("sluice.cli.build", "Compose artifacts from files: for CI and laptops."),
@@ -87,6 +90,14 @@ class Sluice(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """What the group of click offers, without loading the verbs."""
+        from click.shell_completion import CompletionItem
+
+        offers = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items()]
+        found = [offer for offer in offers if offer.value.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def main(self, args: Sequence[str] | None = None, *others: Any, **extra: Any) -> Any:
         """Run a command line and exit."""
