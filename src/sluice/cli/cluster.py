@@ -59,6 +59,10 @@ class World(Protocol):
         """The namespace of names that name none."""
         ...
 
+    def keeps(self, kind: Kind) -> bool:
+        """Whether objects of a kind may be here at all."""
+        ...
+
     async def get(self, kind: Kind, key: Key) -> Object: ...
 
     async def list(self, kind: Kind, namespace: str = "", labels: str = "") -> list[Object]:
@@ -89,6 +93,9 @@ class Cluster:
     @property
     def namespace(self) -> str:
         return self.client.namespace
+
+    def keeps(self, kind: Kind) -> bool:
+        return True
 
     async def get(self, kind: Kind, key: Key) -> Object:
         with _explained(kind, *key):

@@ -17,7 +17,7 @@ from sluice.cli.objects import Object, title
 from sluice.content import describe
 from sluice.core.errors import ApiError
 from sluice.core.spec import NAMESPACE, OBJECT_NAME
-from sluice.kube.kinds import Key, Kind
+from sluice.kube.kinds import ARTIFACT_GENERATOR, EXTERNAL_ARTIFACT, Key, Kind
 
 STATE: Final = ".sluice"
 STORE: Final = "storage"
@@ -31,6 +31,9 @@ class Kept:
     def __init__(self, directory: Path, namespace: str) -> None:
         self.directory = directory
         self.namespace = namespace
+
+    def keeps(self, kind: Kind) -> bool:
+        return kind in (ARTIFACT_GENERATOR, EXTERNAL_ARTIFACT)
 
     async def get(self, kind: Kind, key: Key) -> Object:
         found = self._read(kind, key) if NAMESPACE.accepts(key[0]) and OBJECT_NAME.accepts(key[1]) else None

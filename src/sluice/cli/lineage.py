@@ -255,6 +255,9 @@ class _Tracer:
             if kind is None or (kind.name, key) in self._seen:
                 continue
             self._seen.add((kind.name, key))
+            if not self._world.keeps(kind):
+                yield Link(ref.kind, key, alias=ref.alias)
+                continue
             try:
                 found = await self._world.get(kind, key)
             except ApiError as error:
