@@ -296,6 +296,19 @@ class TestOtherSides:
         assert states("shop.yaml", *self.SOURCE, "--against", "out") == {"web": "changed", "api": "gone"}
         assert states("shop.yaml", *self.SOURCE, "--against", "out", "-a", "web") == {"web": "changed"}
 
+    def test_a_directory_that_is_served(self) -> None:
+        arguments = ("serve", ".", *self.SOURCE, "--storage-addr", "127.0.0.1:0")
+        with process(*arguments, directory=Path(), stdout=subprocess.DEVNULL) as running:
+            assert running.stderr is not None
+            published = next((line for line in running.stderr if line.startswith("✔ apps/web ")), None)
+            running.terminate()
+            running.communicate()
+        assert published is not None
+
+        assert states("shop.yaml", *self.SOURCE, "--against", ".") == {"web": "unchanged"}
+        write(Path(), {"src/web/a.yaml": "changed"})
+        assert states("shop.yaml", *self.SOURCE, "--against", ".") == {"web": "changed"}
+
     def test_a_missing_archive(self) -> None:
         invoke("build", "shop.yaml", *self.SOURCE, "--archives", "out")
         (archive,) = Path("out").rglob("*.tar.gz")

@@ -68,6 +68,12 @@ def steps(path: str, *copies: CopySpec, dialect: Dialect = DOCUMENTED) -> list[s
             id="in an excluded directory",
         ),
         pytest.param(
+            "web/sub/deep/d.yaml",
+            [s("web", "", "sub/deep/*.yaml")],
+            ["0 excluded web/sub/deep/d.yaml exclude[0] 'sub/deep/*.yaml'"],
+            id="far below",
+        ),
+        pytest.param(
             ".gitignore",
             [s("web/**")],
             ["0 left out web/.gitignore archives never hold '.gitignore'"],

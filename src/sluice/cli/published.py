@@ -18,6 +18,7 @@ Key = tuple[str, str]
 """Namespace and name of an artifact."""
 
 STATE: Final = ".sluice"
+STORE: Final = f"{STATE}/storage"
 OBJECTS: Final = ((KIND, ".yaml"), (f"{STATE}/externalartifacts", ".json"))
 """Where ExternalArtifacts are kept: by ``sluice build --archives``, and by ``sluice serve``."""
 
@@ -83,7 +84,7 @@ class Archives:
     def tree(self, key: Key) -> Directory:
         file = next(file for found, file in self._objects() if found == key)
         path = _archive_path(file)
-        places = [self._root / path, self._root / STATE / path]
+        places = [self._root / path, self._root / STORE / path]
         archive = next((place for place in places if place.is_file()), None)
         if not path.startswith(f"{KIND}/{key[0]}/{key[1]}/") or ".." in path.split("/") or archive is None:
             raise SourceError(f"'{file}': its archive is not there", Code.NOT_FOUND)
