@@ -16,7 +16,7 @@ GATE = "--feature-gates=ExternalArtifact=true"
 def deployment(front: Front, name: str, *args: str, replicas: int = 1, available: int = 1) -> None:
     """A Deployment of Flux, as its controller would report it."""
     labels = {"app": name, "app.kubernetes.io/part-of": "flux"}
-    container = {"name": "manager", "image": f"ghcr.io/fluxcd/{name}:v1.9.0", "args": list(args)}
+    container = {"name": "manager", "image": f"fluxcd/{name}:v1.9.0", "args": list(args)}
     path = f"/apis/apps/v1/namespaces/{front.namespace}/deployments"
     spec = {
         "replicas": replicas,
@@ -51,9 +51,9 @@ class TestCheck:
             "✔ OCIRepository source.toolkit.fluxcd.io/v1",
             "✔ HelmChart source.toolkit.fluxcd.io/v1",
             "✔ ExternalArtifact source.toolkit.fluxcd.io/v1",
-            "✔ source-controller: ghcr.io/fluxcd/source-controller:v1.9.0",
-            "✔ kustomize-controller: ghcr.io/fluxcd/kustomize-controller:v1.9.0",
-            "✔ helm-controller: ghcr.io/fluxcd/helm-controller:v1.9.0",
+            "✔ source-controller: fluxcd/source-controller:v1.9.0",
+            "✔ kustomize-controller: fluxcd/kustomize-controller:v1.9.0",
+            "✔ helm-controller: fluxcd/helm-controller:v1.9.0",
         ]
         assert told[-2] == "✔ you may do all that the verbs of sluice need"
 
@@ -67,7 +67,7 @@ class TestCheck:
         code, told = lines(front)
 
         bad = [line for line in told if not line.startswith("✔")]
-        image = "ghcr.io/fluxcd/{0}:v1.9.0"
+        image = "fluxcd/{0}:v1.9.0"
         assert code == 1
         assert bad[:3] == [
             f"✗ source-controller: {image.format('source-controller')}: 1 of 2 replicas are ready",
