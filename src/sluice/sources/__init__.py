@@ -18,7 +18,7 @@ from sluice.core.ignore import filter_source
 from sluice.core.limits import DEFAULT_LIMITS, Limits
 from sluice.core.plan import Source
 from sluice.sources.archive import Cache, open_archive
-from sluice.sources.directory import scan_directory
+from sluice.sources.directory import Digests, scan_directory
 from sluice.sources.git import (
     Checkout,
     find_checkout,
@@ -32,12 +32,17 @@ from sluice.sources.git import (
 from sluice.sources.git_command import redact
 from sluice.sources.oci import is_layout, open_layout
 from sluice.sources.oci_registry import SCHEME, open_registry
+from sluice.sources.places import Places, find_places
 
 __all__ = [
     "Cache",
     "Checkout",
+    "Found",
+    "Memory",
+    "Places",
     "filter_source",
     "find_checkout",
+    "find_places",
     "open_archive",
     "open_commit",
     "open_git",
@@ -53,6 +58,23 @@ __all__ = [
 ARCHIVES = (".tar.gz", ".tgz")
 
 
+class Found(Struct, frozen=True):
+    """Where a source is, as far as a source object and the user tell; see `open_source`."""
+
+    location: str
+    ignore: str | None = None
+    layer: str | None = None
+    revision: str | None = None
+
+
+class Memory:
+    """What need not be done again when a location is opened again; for one location, and one at a time."""
+
+    def __init__(self) -> None:
+        self.digests = Digests()
+        self.commit: Source | None = None
+
+
 class Request(Struct, frozen=True):
     """What to open: the location as it was given, and how."""
 
@@ -61,6 +83,7 @@ class Request(Struct, frozen=True):
     cache: Cache
     limits: Limits
     layer: str | None
+    memory: Memory
 
     @property
     def path(self) -> Path:
@@ -76,14 +99,16 @@ def open_source(
     layer: str | None = None,
     revision: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    memory: Memory | None = None,
 ) -> Source:
     """The source at a location, for a source object of this kind.
 
     `ignore` is its ``spec.ignore``, `layer` the media type of its ``spec.layerSelector``; `revision`
-    takes the place of what the location says of itself. Raises `SourceError` for everything that
+    takes the place of what the location says of itself; what `memory` has from before and did not
+    change is not read again. Raises `SourceError` for everything that
     is wrong with the location or what it holds.
     """
-    request = Request(location, kind, cache, limits, layer)
+    request = Request(location, kind, cache, limits, layer, memory or Memory())
     try:
         source = next(opened for form in FORMS if (opened := form(request)) is not None)
         tree = filter_source(source.tree, kind, ignore)
@@ -117,8 +142,8 @@ def _directory(request: Request) -> Source | None:
     if not request.path.is_dir() or _is_bare(request.path):
         return None
     if request.kind == "GitRepository" and (request.path / ".git").exists() and find_checkout(request.path):
-        return open_worktree(request.path, request.limits)
-    tree = scan_directory(request.path, request.limits)
+        return open_worktree(request.path, request.limits, digests=request.memory.digests)
+    tree = scan_directory(request.path, request.limits, digests=request.memory.digests)
     return Source(tree, f"latest@sha256:{tree.digest.hex()}")
 
 
@@ -126,14 +151,16 @@ def _local_repository(request: Request) -> Source | None:
     path, revision = (request.location, None) if request.path.exists() else split_revision(request.location)
     if not Path(path).is_dir() or not (_is_bare(Path(path)) or revision is not None):
         return None
-    return open_commit(Path(path), revision, request.limits)
+    request.memory.commit = open_commit(Path(path), revision, request.limits, known=request.memory.commit)
+    return request.memory.commit
 
 
 def _remote_repository(request: Request) -> Source | None:
     if request.path.exists() or not is_remote(request.location):
         return None
     url, revision = split_revision(request.location)
-    return open_git(url, revision, limits=request.limits)
+    request.memory.commit = open_git(url, revision, limits=request.limits, known=request.memory.commit)
+    return request.memory.commit
 
 
 def _unknown(request: Request) -> Source | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -18,12 +19,54 @@ from sluice.core.tree import Directory, Entry, File, Link, encode_name
 SKIPPED: Final = frozenset({".git", ".sluice"})
 """Never part of a source, at any depth: what Git and `sluice serve` keep for themselves."""
 
+SETTLED: Final = 2_000_000_000
+"""Nanoseconds without a change after which a file's times tell of the next one."""
+
 Names = dict[str, "Names"]
 """The names to read of a directory, with those to read below."""
 
 
-def scan_directory(path: Path, limits: Limits = DEFAULT_LIMITS, *, only: Iterable[str] | None = None) -> Directory:
+class Digests:
+    """The digests of a directory's files, kept from one scan to the next; for one scan at a time.
+
+    A file is known by its inode, size and times. One that changed a moment ago is not kept: times are
+    coarse, and a second change at the same one would go unnoticed.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[tuple[int, ...], bytes] = {}
+        self._now: dict[tuple[int, ...], bytes] = {}
+
+    def find(self, status: os.stat_result) -> bytes | None:
+        identity = _identity(status)
+        found = self._before.get(identity) or self._now.get(identity)
+        if found is not None:
+            self._now[identity] = found
+        return found
+
+    def keep(self, status: os.stat_result, digest: bytes) -> None:
+        if max(status.st_mtime_ns, status.st_ctime_ns) < time.time_ns() - SETTLED:
+            self._now[_identity(status)] = digest
+
+    def finish(self) -> None:
+        """After a complete scan: forget what it did not meet."""
+        self._before, self._now = self._now, {}
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def scan_directory(
+    path: Path,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    only: Iterable[str] | None = None,
+    digests: Digests | None = None,
+) -> Directory:
     """The tree of a directory, each file read once to digest it; `only` names the paths to take.
+
+    Files that `digests` has from an earlier scan are not read.
 
     Links are kept as links and never followed, however the directory changes meanwhile; what
     vanishes while it is read was not there. Raises `SourceError` for pipes, sockets and devices,
@@ -33,7 +76,11 @@ def scan_directory(path: Path, limits: Limits = DEFAULT_LIMITS, *, only: Iterabl
         root = Descriptor(os.open(path, DIRECTORY_FLAGS & ~os.O_NOFOLLOW))
     except OSError as error:
         raise SourceError(f"'{path}': {describe(error)}", Code.NOT_FOUND) from error
-    return _Scan(root, str(path), limits).directory(root.number, "", 0, None if only is None else _by_name(only))
+    digests = digests or Digests()
+    scan = _Scan(root, str(path), limits, digests)
+    tree = scan.directory(root.number, "", 0, None if only is None else _by_name(only))
+    digests.finish()
+    return tree
 
 
 def _by_name(paths: Iterable[str]) -> Names:
@@ -48,10 +95,11 @@ def _by_name(paths: Iterable[str]) -> Names:
 class _Scan:
     """One pass over a directory; counts what it meets against the limits."""
 
-    def __init__(self, root: Descriptor, where: str, limits: Limits) -> None:
+    def __init__(self, root: Descriptor, where: str, limits: Limits, digests: Digests) -> None:
         self._root = root
         self._where = where
         self._limits = limits
+        self._digests = digests
         self._entries = 0
         self._size = 0
 
@@ -73,9 +121,10 @@ class _Scan:
         return Directory.of_entries(entries)
 
     def _entry(self, here: int, name: str, path: str, depth: int, only: Names | None) -> Entry | None:
-        mode = os.stat(name, dir_fd=here, follow_symlinks=False).st_mode
+        status = os.stat(name, dir_fd=here, follow_symlinks=False)
+        mode = status.st_mode
         if stat.S_ISREG(mode):
-            return self._file(here, name, path)
+            return self._file(here, name, path, status)
         if stat.S_ISLNK(mode):
             return Link(os.readlink(name, dir_fd=here))
         if not stat.S_ISDIR(mode):
@@ -88,12 +137,17 @@ class _Scan:
         # Where paths are named, a directory is there for the sake of what is in it.
         return directory if directory.entries or only is None else None
 
-    def _file(self, here: int, name: str, path: str) -> File:
+    def _file(self, here: int, name: str, path: str, status: os.stat_result) -> File:
+        known = self._digests.find(status)
+        if known is None:
+            return self._read(here, name, path)
+        self._check_size(status)
+        return self._make(path, status, known)
+
+    def _read(self, here: int, name: str, path: str) -> File:
         with open_file(here, name) as file:
             before = os.fstat(file)
-            self._size += before.st_size
-            if self._size > self._limits.source_size:
-                raise self._limit("its files are too large", "source_size")
+            self._check_size(before)
             digest = hashlib.sha256()
             size = 0
             while size <= before.st_size and (data := os.read(file, SLICE)):
@@ -101,8 +155,17 @@ class _Scan:
                 size += len(data)
             if size != before.st_size or stamp(before) != stamp(os.fstat(file)):
                 raise self._error(path, "changed while it was read")
-        content = LocalContent(self._root, path, stamp(before))
-        return File(digest.digest(), before.st_size, bool(before.st_mode & 0o111), content)
+        self._digests.keep(before, digest.digest())
+        return self._make(path, before, digest.digest())
+
+    def _check_size(self, status: os.stat_result) -> None:
+        self._size += status.st_size
+        if self._size > self._limits.source_size:
+            raise self._limit("its files are too large", "source_size")
+
+    def _make(self, path: str, status: os.stat_result, digest: bytes) -> File:
+        content = LocalContent(self._root, path, stamp(status))
+        return File(digest, status.st_size, bool(status.st_mode & 0o111), content)
 
     def _count(self, path: str, depth: int) -> None:
         self._entries += 1

@@ -16,7 +16,7 @@ from sluice.content import cache_errors
 from sluice.core.errors import Code, SourceError
 from sluice.core.limits import DEFAULT_LIMITS, Limits
 from sluice.core.plan import Source
-from sluice.sources.directory import SKIPPED, scan_directory
+from sluice.sources.directory import SKIPPED, Digests, scan_directory
 from sluice.sources.git_command import COMMIT, Git, redact
 from sluice.sources.git_objects import read_commit
 
@@ -58,8 +58,9 @@ def open_git(
     refs: Sequence[str] = BRANCHES_AND_TAGS,
     limits: Limits = DEFAULT_LIMITS,
     timeout: float = TIMEOUT,
+    known: Source | None = None,
 ) -> Source:
-    """A commit of a remote repository, fetched alone.
+    """A commit of a remote repository, fetched alone; not at all where it is that of `known`.
 
     `revision` is a branch or tag (looked for below `refs`), a whole ref or a full commit id;
     None is the default branch. The source's revision is ``<branch or tag>@sha1:<commit>``, with the
@@ -67,7 +68,9 @@ def open_git(
     """
     _refuse_option(url)
     git = Git(redact(url), timeout=timeout)
-    name, ref = _find_remote_ref(git, url, revision, refs)
+    name, ref, at = _find_remote_ref(git, url, revision, refs)
+    if known is not None and known.revision == _show(name, at):
+        return known
     with cache_errors(), tempfile.TemporaryDirectory(prefix="sluice-git-") as repository:
         git.run("init", "--quiet", "--bare", "--template=", "--", repository)
         here = git.at(repository)
@@ -87,18 +90,24 @@ def open_git(
         return Source(read_commit(here, commit, limits), _show(name, commit), url=redact(url))
 
 
-def open_commit(path: Path, revision: str | None = None, limits: Limits = DEFAULT_LIMITS) -> Source:
-    """A commit of a local repository: a branch, tag, or anything git takes for a commit; None is HEAD."""
+def open_commit(
+    path: Path, revision: str | None = None, limits: Limits = DEFAULT_LIMITS, *, known: Source | None = None
+) -> Source:
+    """A commit of a local repository: a branch, tag, or anything git takes for a commit; None is HEAD.
+
+    It is not read where it is that of `known`.
+    """
     revision = revision or "HEAD"
     _refuse_option(revision)
     git = Git(str(path)).at(str(path))
     commit = git.commit(revision)
     if commit is None:
         raise SourceError(f"'{path}': no branch, tag or commit '{revision}'", Code.NOT_FOUND)
-    return Source(read_commit(git, commit, limits), _show(_local_name(git, revision, commit), commit))
+    shown = _show(_local_name(git, revision, commit), commit)
+    return known if known is not None and known.revision == shown else Source(read_commit(git, commit, limits), shown)
 
 
-def open_worktree(path: Path, limits: Limits = DEFAULT_LIMITS) -> Source:
+def open_worktree(path: Path, limits: Limits = DEFAULT_LIMITS, *, digests: Digests | None = None) -> Source:
     """The files of a checkout as they are on disk: tracked ones, and others that Git does not ignore.
 
     The revision is that of the commit checked out, with ``-dirty`` behind where files differ from
@@ -111,7 +120,7 @@ def open_worktree(path: Path, limits: Limits = DEFAULT_LIMITS) -> Source:
     listed = git.run("ls-files", "-z", "--cached", "--others", "--exclude-standard")
     # A trailing slash marks another repository, which is no part of this one.
     names = [name for name in os.fsdecode(listed).split("\0") if name and not name.endswith("/")]
-    tree = scan_directory(checkout.root, limits, only=names)
+    tree = scan_directory(checkout.root, limits, only=names, digests=digests)
     url = redact(checkout.origin or "")
     if checkout.commit is None:
         return Source(tree, f"latest@sha256:{tree.digest.hex()}", url=url)
@@ -170,26 +179,29 @@ def _show(name: str | None, commit: str) -> str:
     return f"{name}@{algorithm}:{commit}" if name else f"{algorithm}:{commit}"
 
 
-def _find_remote_ref(git: Git, url: str, revision: str | None, refs: Sequence[str]) -> tuple[str | None, str]:
-    """The name to show and the ref to fetch."""
+def _find_remote_ref(git: Git, url: str, revision: str | None, refs: Sequence[str]) -> tuple[str | None, str, str]:
+    """The name to show, the ref to fetch, and the commit that it is at now."""
     if revision is not None and COMMIT.fullmatch(revision):
-        return None, revision
+        return None, revision, revision
     if revision is not None and (revision.startswith("-") or re.search(r"[\x00-\x20\x7f:^~?*\[\\]|\.\.|@\{", revision)):
         raise SourceError(f"'{git.where}': '{redact(revision)}' is not a branch, tag or commit", Code.NOT_FOUND)
     wanted = _full_names(revision, refs) if revision else ["HEAD"]
-    listed = os.fsdecode(git.run("ls-remote", "--symref", "--", url, *wanted)).splitlines()
+    asked = [*wanted, *(f"{ref}^{{}}" for ref in wanted)]  # an annotated tag is no commit; what it is about is
+    listed = os.fsdecode(git.run("ls-remote", "--symref", "--", url, *asked)).splitlines()
     pairs = [line.partition("\t")[::2] for line in listed]
-    found = [ref for ref in wanted if any(name == ref and not value.startswith("ref: ") for value, name in pairs)]
+    ids = {name: value for value, name in pairs if not value.startswith("ref: ")}
+    found = [ref for ref in wanted if ref in ids]
     if not found:
         what = f"no branch or tag '{revision}'" if revision else "no commits"
         raise SourceError(f"'{git.where}': {what}", Code.NOT_FOUND)
     if len(found) > 1:
         names = " or ".join(f"'{ref}'" for ref in found)
         raise SourceError(f"'{git.where}': '{revision}' is both a branch and a tag ({names})", Code.NOT_FOUND)
+    commit = ids.get(f"{found[0]}^{{}}", ids[found[0]])
     if revision:
-        return revision, found[0]
+        return revision, found[0], commit
     target = next((value for value, name in pairs if name == "HEAD" and value.startswith("ref: refs/heads/")), None)
-    return target and target.removeprefix("ref: refs/heads/"), "HEAD"
+    return target and target.removeprefix("ref: refs/heads/"), "HEAD", commit
 
 
 def _local_name(git: Git, revision: str, commit: str) -> str | None:
