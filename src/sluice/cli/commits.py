@@ -6,13 +6,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from sluice.cli.locate import Found
 from sluice.cli.manifests import SUFFIXES, Manifest, parse_file
 from sluice.core.errors import Code, Problem, SourceError, SpecError
 from sluice.core.plan import Source
 from sluice.core.spec import SourceKind
 from sluice.core.tree import Directory, File
-from sluice.sources import Cache, Checkout, filter_source, find_checkout, open_commit, open_source
+from sluice.sources import Cache, Checkout, Found, filter_source, find_checkout, open_commit, open_source
 from sluice.sources.oci import is_layout
 
 

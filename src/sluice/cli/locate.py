@@ -18,7 +18,7 @@ from sluice.cli.variables import substitute
 from sluice.core.errors import BuildError, Code, Problem, SourceError, SpecError
 from sluice.core.plan import Source
 from sluice.core.spec import ALIAS, SourceKind, SourceRef
-from sluice.sources import Cache, Checkout, find_checkout, open_source, redact, same_repository
+from sluice.sources import Cache, Checkout, Found, find_checkout, open_source, redact, same_repository
 
 URL_SCHEMES = ("http://", "https://", "ssh://")
 """What the definition of GitRepository allows in ``spec.url``."""
@@ -71,15 +71,6 @@ def parse_locations(texts: Iterable[str]) -> Mapping[Key, str]:
     return locations
 
 
-class Found(Struct, frozen=True):
-    """A place to open a source from."""
-
-    location: str
-    ignore: str | None = None
-    layer: str | None = None
-    revision: str | None = None
-
-
 class Ground(Protocol):
     """The files that manifests lie among."""
 
@@ -99,8 +90,16 @@ class Ground(Protocol):
 class Disk:
     """The files as they are."""
 
+    def __init__(self) -> None:
+        self._checkouts: dict[Path, Checkout | None] = {}
+
     def checkout(self, home: Path) -> Checkout | None:
-        return find_checkout(home)
+        # Many manifests lie in many directories of few checkouts, and git takes its time.
+        absolute = home.absolute()
+        top = next((path for path in (absolute, *absolute.parents) if os.path.lexists(path / ".git")), absolute)
+        if top not in self._checkouts:
+            self._checkouts[top] = find_checkout(home)
+        return self._checkouts[top]
 
     def files(self, root: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
         for file in list_yaml(os.path.relpath(root), []):
@@ -112,26 +111,20 @@ class Disk:
         )
 
 
-class Locator:
-    """Opens the sources of generators, each once. `notice` is told of each that was opened."""
+class Finder:
+    """Finds where the sources of generators are."""
 
     def __init__(
         self,
         locations: Mapping[Key, str],
         manifests: Sequence[Manifest],
         variables: Mapping[str, str],
-        cache: Cache,
-        notice: Callable[[SourceRef, str, Source], None],
         ground: Ground | None = None,
     ) -> None:
         self._locations = sorted(locations.items(), key=lambda item: -item[0].weight)
         self._manifests = manifests
         self._variables = variables
-        self._cache = cache
-        self._notice = notice
         self._ground = ground or Disk()
-        self._opened: dict[tuple[SourceKind, Found], Source | SourceError] = {}
-        self._checkouts: dict[Path, Checkout | None] = {}
         self._objects: dict[Path, list[Manifest]] = {}
 
     def location(self, ref: SourceRef) -> str | None:
@@ -142,30 +135,11 @@ class Locator:
         """The keys that fit none of these."""
         return [key.text for key, _ in self._locations if not any(map(key.fits, refs))]
 
-    def open(self, ref: SourceRef, home: Path) -> Source:
-        """A source of a generator whose manifest is in `home`. Raises `SourceError`, about the alias."""
-        try:
-            return self._open(ref, self._find(ref, home))
-        except SourceError as error:
-            raise SourceError(f"source '{ref.alias}': {error}", error.code) from error
-
-    def _open(self, ref: SourceRef, found: Found) -> Source:
-        key = ref.kind, found
-        if key not in self._opened:
-            try:
-                self._opened[key] = opened = self._ground.open(found, ref.kind, self._cache)
-                self._notice(ref, redact(found.location), opened)
-            except SourceError as error:
-                self._opened[key] = error
-        source = self._opened[key]
-        if isinstance(source, SourceError):
-            raise source
-        return source
-
-    def _find(self, ref: SourceRef, home: Path) -> Found:
+    def find(self, ref: SourceRef, home: Path) -> Found:
+        """Where a source of a generator is whose manifest is in `home`. Raises `SourceError`."""
         given = self.location(ref)
         objects = list(_matching(self._manifests, ref))
-        checkout = self._checkout(home) if ref.kind is SourceKind.GIT_REPOSITORY and given is None else None
+        checkout = self._ground.checkout(home) if ref.kind is SourceKind.GIT_REPOSITORY and given is None else None
         if checkout is not None and not objects:
             objects = self._look_around(checkout, ref, home)
         spec = self._spec(objects[0]) if objects else {}
@@ -187,11 +161,6 @@ class Locator:
         spec = filled.get("spec")
         return spec if isinstance(spec, Mapping) else {}
 
-    def _checkout(self, home: Path) -> Checkout | None:
-        if home not in self._checkouts:
-            self._checkouts[home] = self._ground.checkout(home)
-        return self._checkouts[home]
-
     def _look_around(self, checkout: Checkout, ref: SourceRef, home: Path) -> list[Manifest]:
         """The source objects of a checkout with this name, the nearest first.
 
@@ -205,6 +174,44 @@ class Locator:
             return -len(Path(os.path.commonpath([here, Path(manifest.file).resolve()])).parts)
 
         return sorted(_matching(self._objects[checkout.root], ref), key=distance)
+
+
+class Locator(Finder):
+    """Finds and opens the sources of generators, each once. `notice` is told of each that was opened."""
+
+    def __init__(
+        self,
+        locations: Mapping[Key, str],
+        manifests: Sequence[Manifest],
+        variables: Mapping[str, str],
+        cache: Cache,
+        notice: Callable[[SourceRef, str, Source], None],
+        ground: Ground | None = None,
+    ) -> None:
+        super().__init__(locations, manifests, variables, ground)
+        self._cache = cache
+        self._notice = notice
+        self._opened: dict[tuple[SourceKind, Found], Source | SourceError] = {}
+
+    def open(self, ref: SourceRef, home: Path) -> Source:
+        """A source of a generator whose manifest is in `home`. Raises `SourceError`, about the alias."""
+        try:
+            return self._open(ref, self.find(ref, home))
+        except SourceError as error:
+            raise SourceError(f"source '{ref.alias}': {error}", error.code) from error
+
+    def _open(self, ref: SourceRef, found: Found) -> Source:
+        key = ref.kind, found
+        if key not in self._opened:
+            try:
+                self._opened[key] = opened = self._ground.open(found, ref.kind, self._cache)
+                self._notice(ref, redact(found.location), opened)
+            except SourceError as error:
+                self._opened[key] = error
+        source = self._opened[key]
+        if isinstance(source, SourceError):
+            raise source
+        return source
 
 
 def _scan(files: Iterable[tuple[str, Callable[[], bytes]]]) -> Iterator[Manifest]:
