@@ -50,9 +50,9 @@ _LEVELS: Mapping[str, int] = {
 }
 
 
-def configure(level: str, encoding: Encoding) -> None:
-    """Set up logging for the process; a level that is not known is info."""
-    renderer = _render_json if encoding is Encoding.JSON else _render_console
+def configure(level: str, encoding: Encoding, console: structlog.typing.Processor | None = None) -> None:
+    """Set up logging for the process; a level that is not known is info. `console` writes lines for people."""
+    renderer = _render_json if encoding is Encoding.JSON else console or _render_console
     structlog.configure(
         processors=[structlog.processors.add_log_level, _stamp, structlog.processors.format_exc_info, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS.get(level, logging.INFO)),

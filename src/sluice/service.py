@@ -98,6 +98,10 @@ class Pools:
     async def io(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.disk, work)
 
+    async def fetch(self, work: Callable[[], T]) -> T:
+        """Work that waits for the network."""
+        return await asyncio.get_running_loop().run_in_executor(self.network, work)
+
     def abandon(self) -> None:
         """Wait for nothing that still runs: it is only worth something to this process."""
         for pool in (self.processor, self.disk, self.network):

@@ -118,9 +118,13 @@ class LocalObjects:
         """The manifests of sources; nobody here knows what they offer."""
         return self._declared
 
-    def declared_generators(self) -> Iterable[tuple[Mapping[str, Any], Path]]:
-        """The manifests of generators that count, and the directories that their files are in."""
-        return [(value, self._directory / Path(file).parent) for value, file in self._wanted.values()]
+    def declared_generators(self) -> Iterable[tuple[Generator, Path]]:
+        """The generators that stay, and the directories that their manifests are in.
+
+        One whose manifest is broken is as it was before.
+        """
+        kept = [stored for stored in self._generators.values() if stored.metadata.deletion_timestamp is None]
+        return [(to_generator(stored), self._directory / Path(stored.file).parent) for stored in kept]
 
     def offer(self, ref: SourceRef, artifact: ArtifactStatus | None) -> None:
         """Tell what a source offers from now on, or that it offers nothing."""
