@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import cast
 
@@ -45,12 +44,19 @@ def test_help_lists_the_verbs() -> None:
         assert text in result.stdout
 
 
-def test_every_option_of_build_is_documented() -> None:
-    page = REFERENCE.read_text()
-    command = import_module("sluice.cli.build").command
-    names = [name for option in command.params if isinstance(option, click.Option) for name in option.opts]
+def section(heading: str) -> str:
+    """A part of the reference, up to the next."""
+    return REFERENCE.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
 
-    assert [name for name in names if f"`{name}" not in page] == []
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("controller", "serve")])
+def test_every_verb_is_documented_with_its_options(name: str) -> None:
+    own = section(f"sluice {name}")
+    shared = section("sluice build" if "as for `sluice build`" in own else "Verbs for a cluster")
+    names = [text for option in load(name).params if isinstance(option, click.Option) for text in option.opts]
+
+    assert own
+    assert [text for text in names if f"`{text}" not in own + shared] == []
 
 
 def test_help_loads_no_verb_and_nothing_heavy() -> None:
