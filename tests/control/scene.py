@@ -110,30 +110,35 @@ class Tripwire:
 
 
 class Watched(LocalObjects):
-    """Local objects whose writes are counted."""
+    """Local objects whose writes are counted, and take a moment, as those to a server do."""
 
     def __init__(self, directory: Path, clock: HandClock, wire: Tripwire, told: list[tuple[str, Event]]) -> None:
         super().__init__(directory, clock.now, told=lambda generator, event: told.append((generator.name, event)))
         self._wire = wire
 
+    async def _step(self, what: str) -> None:
+        self._wire.step(what)
+        for _ in range(3):
+            await asyncio.sleep(0)
+
     async def set_finalizer(self, generator: Generator, *, present: bool) -> Generator | None:
-        self._wire.step(f"finalizer {generator.name}{'' if present else ' gone'}")
+        await self._step(f"finalizer {generator.name}{'' if present else ' gone'}")
         return await super().set_finalizer(generator, present=present)
 
     async def write_status(self, generator: Generator, status: GeneratorStatus) -> Generator:
-        self._wire.step(f"status {generator.name}")
+        await self._step(f"status {generator.name}")
         return await super().write_status(generator, status)
 
     async def apply_artifact(self, wanted: ExternalArtifact) -> ExternalArtifact:
-        self._wire.step(f"apply {wanted.name}")
+        await self._step(f"apply {wanted.name}")
         return await super().apply_artifact(wanted)
 
     async def write_artifact_status(self, key: tuple[str, str], generation: int, artifact: ArtifactStatus) -> Any:
-        self._wire.step(f"publish {key[1]}")
+        await self._step(f"publish {key[1]}")
         return await super().write_artifact_status(key, generation, artifact)
 
     async def delete_artifact(self, artifact: ExternalArtifact) -> None:
-        self._wire.step(f"delete {artifact.name}")
+        await self._step(f"delete {artifact.name}")
         await super().delete_artifact(artifact)
 
 
@@ -345,6 +350,11 @@ class Scene:
                 self.reconciler.queue.done(self.running.pop(task))
                 task.result()
         raise AssertionError("nothing comes to an end")
+
+    async def run_for(self, steps: int) -> None:
+        """Let so many steps of the event loop be taken."""
+        left = iter(range(steps))
+        await self.run(lambda: next(left, None) is None)
 
     async def _take(self) -> Turn[tuple[str, str]] | None:
         try:

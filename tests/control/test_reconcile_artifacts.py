@@ -438,14 +438,12 @@ async def test_nothing_is_published_for_a_generator_that_is_gone(tmp_path: Path,
     if chance.random() < 0.5:
         scene.sources.gate = asyncio.Event()
         await scene.run(lambda: scene.sources.waiting > 0)
-    steps = iter(range(chance.randrange(12)))
-    await scene.run(lambda: next(steps, None) is None)
+    await scene.run_for(chance.randrange(40))
 
     scene.world.delete_generator("gen")
     if chance.random() < 0.5:
         scene.generate(other("web"))
-    steps = iter(range(chance.randrange(12)))
-    await scene.run(lambda: next(steps, None) is None)
+    await scene.run_for(chance.randrange(12))
     if scene.sources.gate is not None:
         scene.sources.gate.set()
     await scene.settle()
@@ -461,6 +459,26 @@ async def test_nothing_is_published_for_a_generator_that_is_gone(tmp_path: Path,
         scene.clock.advance(61)
         await scene.reconciler.collect_garbage()
         assert scene.stored() == set()
+
+
+async def test_no_write_begins_for_a_generator_that_is_deleted(tmp_path: Path) -> None:
+    """Deleted after each step of the event loop that its first build takes."""
+    moments = set()
+    for count in range(40):
+        root = tmp_path / str(count)
+        root.mkdir()
+        scene = Scene(root)
+        scene.commit(BASE)
+        scene.generate(web())
+        await scene.run_for(count)
+        moments.add(tuple(scene.wire.done))
+        done = len(scene.wire.done)
+
+        scene.world.delete_generator("gen")
+        await scene.settle()
+        assert {what.split()[0] for what in scene.wire.done[done:]} <= {"store", "delete", "erase", "finalizer"}
+        assert scene.eas() == []
+    assert len(moments) == 6, "before, between and after all writes"
 
 
 async def test_a_name_is_handed_over_with_its_file(scene: Scene) -> None:
