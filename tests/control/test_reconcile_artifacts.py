@@ -377,11 +377,14 @@ async def test_every_generator_of_a_cycle_is_stalled_until_it_is_broken(scene: S
     assert scene.files("a-out") == OTHER
 
 
-async def test_a_cycle_is_broken_by_a_deletion(scene: Scene) -> None:
+@pytest.mark.parametrize("finalized", [True, False], ids=["finalized", "torn away"])
+async def test_a_cycle_is_broken_by_a_deletion(scene: Scene, finalized: bool) -> None:
     feeds(scene, "a", "a-out", "b-out")
     feeds(scene, "b", "b-out", "a-out")
     await scene.settle()
     assert scene.stalled("a")
+    if not finalized:
+        await scene.objects.set_finalizer(scene.generator("b"), present=False)
 
     scene.world.delete_generator("b")
     await scene.settle()
