@@ -125,3 +125,17 @@ def test_no_namespace(shop: Front) -> None:
             " (lower-case letters, digits and '-', at most 63) (see 'sluice get --help')\n"
         ),
     )
+
+
+def test_a_cluster_that_knows_no_generators(shop: Front, tmp_path: Path) -> None:
+    # What is not served at this path is served nowhere.
+    path = kubeconfig(shop.plane, tmp_path / "config", {"cluster": {"server": f"{shop.plane.url}/nowhere"}})
+    message = (
+        "✗ the cluster does not know artifactgenerators.source.extensions.fluxcd.io"
+        " (is its CustomResourceDefinition installed?)\n"
+    )
+
+    for arguments in (["get", "generators"], ["get", "generator", "shop"], ["wait", "shop"], ["tree", "shop"]):
+        ran = shop.run(*arguments, KUBECONFIG=str(path))
+        assert (ran.code, ran.words.splitlines(keepends=True)[-1]) == (1, message)
+    assert shop.run("get", "sources", KUBECONFIG=str(path)).words.startswith("⚠ no sources in namespace ")

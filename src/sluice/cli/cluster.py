@@ -44,6 +44,10 @@ OBJECTS = msgspec.json.Decoder(Object)
 _LASTING = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
 
 
+class NotServed(ApiError):
+    """The cluster does not know this kind of object."""
+
+
 class Sight(Struct, Generic[T], frozen=True):
     """A report of `World.follow`: without an object it is gone, without a key all there are were reported."""
 
@@ -174,7 +178,7 @@ def _explained(kind: Kind, namespace: str = "", name: str = "") -> Any:
         # Where the resource itself is not served, the server says 404 and no more.
         if not error.reason:
             text = f"the cluster does not know {kind.resource} (is its CustomResourceDefinition installed?)"
-            raise ApiError(text, error.status) from error
+            raise NotServed(text, error.status) from error
         if name:
             raise ApiError(f"{title(kind.name, namespace, name)} not found", error.status) from error
         raise

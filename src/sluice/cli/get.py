@@ -12,9 +12,9 @@ from typing import Any
 import click
 from msgspec import Struct
 
-from sluice.cli.cluster import Place, Sight, World, place_options, run
+from sluice.cli.cluster import NotServed, Place, Sight, World, place_options, run
 from sluice.cli.complete import complete_typed
-from sluice.cli.names import parse_name
+from sluice.cli.names import parse_names
 from sluice.cli.objects import Object
 from sluice.cli.output import Format, Mark, Words, emit, encode, encode_data, line_up, measure, output_option, table
 from sluice.cli.views import FAMILIES, Family
@@ -82,7 +82,7 @@ def command(what: str, names: tuple[str, ...], place: Place, watch: bool, **opti
         raise click.UsageError("-w goes with one type")
 
     async def show(world: World) -> int:
-        keys = [parse_name(name, world.namespace) for name in names]
+        keys = parse_names(names, world.namespace)
         homes = {home for home, _ in keys} or {world.namespace}
         wanted = Wanted(
             families=families,
@@ -99,7 +99,7 @@ def command(what: str, names: tuple[str, ...], place: Place, watch: bool, **opti
 
 
 async def _show_once(world: World, wanted: Wanted, keys: Sequence[Key]) -> int:
-    found = [await _list(world, wanted, family) for family in wanted.families]
+    found = [await _list(world, wanted, family, keys) for family in wanted.families]
     everything = [one for objects in found for one in objects]
     missing = sorted(set(keys) - {one.key for one in everything})
     chosen = [[one for one in objects if wanted.accepts(one)] for objects in found]
@@ -118,18 +118,33 @@ def _nothing(wanted: Wanted, is_filtered: bool) -> str:
     return f"no {what} {'in this state ' if is_filtered else ''}{where}"
 
 
-async def _list(world: World, wanted: Wanted, family: Family) -> list[Object]:
-    """The objects of a family. Of several kinds those may be missing whose resources are not installed."""
-    lists = await asyncio.gather(
-        *(world.list(kind, wanted.namespace, wanted.labels) for kind in family.kinds), return_exceptions=True
-    )
-    found: list[Object] = []
-    for result in lists:
-        if not isinstance(result, BaseException):
-            found += result
-        elif len(lists) == 1 or not (isinstance(result, ApiError) and result.status == HTTPStatus.NOT_FOUND):
-            raise result
-    return found
+async def _list(world: World, wanted: Wanted, family: Family, keys: Sequence[Key]) -> list[Object]:
+    """The objects of a family, or those of these names."""
+    if keys:
+        one_by_one = await asyncio.gather(*(_get(world, family, kind, key) for kind in family.kinds for key in keys))
+        return [one for one in one_by_one if one is not None]
+    lists = await asyncio.gather(*(_list_kind(world, wanted, family, kind) for kind in family.kinds))
+    return [one for found in lists for one in found]
+
+
+async def _get(world: World, family: Family, kind: Kind, key: Key) -> Object | None:
+    """One object; None where there is none."""
+    try:
+        return await world.get(kind, key)
+    except ApiError as error:
+        if error.status != HTTPStatus.NOT_FOUND or (isinstance(error, NotServed) and len(family.kinds) == 1):
+            raise
+        return None
+
+
+async def _list_kind(world: World, wanted: Wanted, family: Family, kind: Kind) -> list[Object]:
+    """The objects of a kind. Of several kinds those may be missing whose resources are not installed."""
+    try:
+        return await world.list(kind, wanted.namespace, wanted.labels)
+    except NotServed:
+        if len(family.kinds) > 1:
+            return []
+        raise
 
 
 # Forms
@@ -251,7 +266,7 @@ async def _merge(world: World, wanted: Wanted, family: Family) -> AsyncGenerator
                 async for sight in sights:
                     reports.put_nowait((kind, sight))
         except ApiError as error:
-            is_missing = error.status == HTTPStatus.NOT_FOUND and len(family.kinds) > 1
+            is_missing = isinstance(error, NotServed) and len(family.kinds) > 1
             reports.put_nowait((kind, Sight() if is_missing else error))
 
     tasks = [asyncio.create_task(pump(kind)) for kind in family.kinds]

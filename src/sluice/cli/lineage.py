@@ -11,7 +11,7 @@ from typing import Any
 import click
 from msgspec import Struct
 
-from sluice.cli.cluster import Cluster, Place, World, place_options, run
+from sluice.cli.cluster import Cluster, NotServed, Place, World, place_options, run
 from sluice.cli.complete import complete_generators
 from sluice.cli.names import GENERATOR_WORDS, parse_name, parse_names
 from sluice.cli.objects import Object, Reference, is_artifact, title
@@ -147,9 +147,9 @@ async def _consumers(world: World, namespace: str, words: Words) -> Mapping[Key,
 async def _readable(world: World, kind: Kind, namespace: str, words: Words) -> list[Object]:
     try:
         return await world.list(kind)
+    except NotServed:
+        return []  # that controller is not installed
     except ApiError as error:
-        if error.status == HTTPStatus.NOT_FOUND:
-            return []  # that controller is not installed
         if error.status != HTTPStatus.FORBIDDEN:
             raise
     try:
