@@ -18,7 +18,7 @@ NOW = datetime.now(UTC)
 def happen(
     front: Front, name: str, message: str, *, minutes: int, kind: str = "ArtifactGenerator", level: str = "Normal"
 ) -> None:
-    moment = (NOW - timedelta(minutes=minutes)).isoformat(timespec="seconds").replace("+00:00", "Z")
+    moment = (datetime.now(UTC) - timedelta(minutes=minutes)).isoformat(timespec="seconds").replace("+00:00", "Z")
     event = {
         "apiVersion": "v1",
         "kind": "Event",

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import gzip
 import hashlib
 import io
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
+from tests.shells.descriptors import open_below
 
 from sluice import cache as cache_module
 from sluice.cache import UnpackedCache
@@ -42,19 +42,6 @@ def sha256(data: bytes) -> str:
 
 def slices(data: bytes, size: int = 7) -> Iterator[bytes]:
     return (data[at : at + size] for at in range(0, len(data), size))
-
-
-def descriptors(directory: Path) -> int:
-    """Open files of a directory; of all others some other test's may close at any moment."""
-    gc.collect()
-    return sum(_target(number).startswith(f"{directory}/") for number in os.listdir("/proc/self/fd"))
-
-
-def _target(number: str) -> str:
-    try:
-        return os.readlink(f"/proc/self/fd/{number}")
-    except FileNotFoundError:
-        return ""
 
 
 ONE = archive({"a/b.yaml": b"b: 1\n", "c": b"c" * 300_000})
@@ -163,10 +150,10 @@ class TestOpen:
             yield ONE[:10]
             raise ConnectionResetError
 
-        before = descriptors(tmp_path)
+        before = open_below(tmp_path)
         with pytest.raises(ConnectionResetError):
             cache.open(cut())
-        assert descriptors(tmp_path) == before
+        assert open_below(tmp_path) == before
 
     def test_a_directory_that_is_gone_is_an_error_without_its_name(self, tmp_path: Path) -> None:
         with pytest.raises(StorageError) as caught:
@@ -213,34 +200,34 @@ class TestKeeping:
 
     def test_the_last_reader_closes_an_evicted_file(self, tmp_path: Path) -> None:
         cache = UnpackedCache(tmp_path, Limits(cache_size=0))
-        before = descriptors(tmp_path)
+        before = open_below(tmp_path)
 
         file = cache.open([ONE]).tree.find("c")
 
-        assert descriptors(tmp_path) == before + 1
+        assert open_below(tmp_path) == before + 1
         assert isinstance(file, File)
         assert len(file.read()) == file.size
         del file
-        assert descriptors(tmp_path) == before
+        assert open_below(tmp_path) == before
 
     def test_descriptors_are_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cache_module, "MAX_TREES", 3)
         cache = UnpackedCache(tmp_path)
-        before = descriptors(tmp_path)
+        before = open_below(tmp_path)
 
         for i in range(10):
             cache.open([archive({"a": b"%d" % i})])
 
-        assert descriptors(tmp_path) == before + 3
+        assert open_below(tmp_path) == before + 3
 
     def test_a_failed_archive_leaves_nothing(self, cache: UnpackedCache, tmp_path: Path) -> None:
-        before = descriptors(tmp_path)
+        before = open_below(tmp_path)
 
         for bad in (ONE[:-1], ONE[:200], b"", ONE + b"x"):
             with pytest.raises(SourceError):
                 cache.open([bad])
 
-        assert descriptors(tmp_path) == before
+        assert open_below(tmp_path) == before
         assert list(tmp_path.iterdir()) == []
         assert cache.find(sha256(ONE[:-1])) is None
 

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.shells.descriptors import open_below
 
 from sluice.cache import UnpackedCache
 from sluice.core.errors import BuildError, Code, SourceError
@@ -148,14 +149,14 @@ class TestDirectories:
 
     def test_one_descriptor_is_held(self, tmp_path: Path) -> None:
         write(tmp_path, {f"{i}/{j}": b"" for i in range(10) for j in range(10)})
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_below(tmp_path)
 
         tree = scan_directory(tmp_path)
 
-        assert len(os.listdir("/proc/self/fd")) == before + 1
+        assert open_below(tmp_path) == before + 1
         assert sum(len(entry.read()) for _, entry in tree.walk() if isinstance(entry, File)) == 0
         del tree
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert open_below(tmp_path) == before
 
 
 class TestDirectoriesThatChange:
@@ -199,12 +200,12 @@ class TestDirectoriesThatChange:
 
     def test_descriptors_are_closed_on_errors(self, tmp_path: Path, file: File) -> None:
         (tmp_path / "x/y/a").unlink()
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_below(tmp_path)
 
         for _ in range(5):
             with pytest.raises(SourceError):
                 file.read()
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert open_below(tmp_path) == before
 
     @pytest.mark.parametrize("name", ["d", "f"])
     def test_what_becomes_a_link_between_two_looks_is_not_followed(

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from tests.shells.descriptors import open_below
 
 from sluice.cache import UnpackedCache
 from sluice.core.errors import BuildError, Code, SourceError
@@ -192,15 +193,15 @@ class TestCommits:
         (tmp_path / "temporary").mkdir()
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
         repository.commit({"a": b"a"})
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_below(tmp_path)
 
         source = self.open(repository, None, remote)
 
         assert list((tmp_path / "temporary").iterdir()) == []
-        assert len(os.listdir("/proc/self/fd")) == before + 1
+        assert open_below(tmp_path) == before + 1
         assert source.tree.find("a")
         del source
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert open_below(tmp_path) == before
 
 
 class TestRemotes:
