@@ -181,6 +181,19 @@ class TestTrace:
         kinds = [line.partition("/")[0] for line in shop.run("trace", "helmrelease/db", "-o", "name").out.splitlines()]
         assert kinds == ["HelmRelease", "Kustomization", "ExternalArtifact", "ArtifactGenerator", "GitRepository"]
 
+    def test_an_object_that_applies_itself(self, shop: Front) -> None:
+        labels = {f"{KUSTOMIZE}/name": "flux", f"{KUSTOMIZE}/namespace": shop.namespace}
+        path = f"/apis/{KUSTOMIZE}/v1/namespaces/{shop.namespace}/kustomizations"
+        body = {
+            "apiVersion": f"{KUSTOMIZE}/v1",
+            "kind": "Kustomization",
+            "metadata": {"name": "flux", "labels": labels},
+        }
+        shop.client.create(path, {**body, "spec": {"sourceRef": {"kind": "GitRepository", "name": "repo"}}})
+
+        kinds = [line.partition("/")[0] for line in shop.run("trace", "ks/flux", "-o", "name").out.splitlines()]
+        assert kinds == ["Kustomization", "GitRepository"]
+
     def test_for_programs(self, shop: Front) -> None:
         found = json.loads(shop.run("trace", "artifact/web", "-o", "json").out)["links"]
 

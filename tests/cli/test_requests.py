@@ -48,8 +48,9 @@ class TestReconcile:
         with front.start("reconcile", "generator", "shop") as running:
             token = requested(front)
             # Neither what was there before nor what is said under way is the outcome.
+            front.reconciled("shop", WORKING, lastHandledReconcileAt=token)
+            front.reconciled("shop", ready(), WORKING)
             front.reconciled("shop", ready("Unknown", "Reconciliation in progress", "Progressing"), WORKING)
-            front.set_status("ArtifactGenerator", "shop", lastHandledReconcileAt=token)
             front.set_status(
                 "ArtifactGenerator",
                 "shop",
