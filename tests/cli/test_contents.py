@@ -16,7 +16,7 @@ from tests.e2e import sources
 from tests.e2e.trees import contents_digest, files_of, sha256, tarball
 from tests.envtest.client import Object
 
-from sluice.cli.contents import judge
+from sluice.cli.verify import judge
 
 TREE = {"deploy/a.yaml": b"a: 1\n", "deploy/sub/b.yaml": b"b\n", "run.sh": b"#!/bin/sh\n"}
 

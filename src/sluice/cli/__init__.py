@@ -41,7 +41,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "pull": ("sluice.cli.contents:pull", "Download an artifact, checked."),
     "ls": ("sluice.cli.contents:ls", "List the files of an artifact."),
     "cat": ("sluice.cli.contents:cat", "Print files of an artifact."),
-    "verify": ("sluice.cli.contents:verify", "Compare what is served with what is announced."),
+    "verify": ("sluice.cli.verify", "Compare what is served with what is announced."),
     "check": ("sluice.cli.check", "Check whether a cluster has what Sluice needs."),
     "completion": ("sluice.cli.completion", "Print the completion script of a shell."),
     "controller": ("sluice.cli.controller", "Reconcile generators in a cluster."),

@@ -1,25 +1,23 @@
-"""``sluice pull``, ``ls``, ``cat`` and ``verify``: what is in a published artifact, checked."""
+"""``sluice pull``, ``ls`` and ``cat``: what is in a published artifact."""
 
 from __future__ import annotations
 
 import os
-import re
 import stat
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
-from msgspec import Struct
 
 from sluice.cli.cluster import Place, World, place_options, run
 from sluice.cli.complete import complete_artifacts
 from sluice.cli.download import Archive, fetch_archive
-from sluice.cli.names import ARTIFACT_WORDS, parse_name, parse_names, without_word
+from sluice.cli.names import ARTIFACT_WORDS, parse_name, without_word
 from sluice.cli.objects import Object
 from sluice.cli.output import (
     Format,
@@ -37,10 +35,10 @@ from sluice.cli.output import (
 )
 from sluice.cli.trees import write_tree
 from sluice.content import describe
-from sluice.core.errors import BuildError, Code, SluiceError, StorageError
+from sluice.core.errors import BuildError, Code, StorageError
 from sluice.core.gzip import SLICE
 from sluice.core.tree import Directory, Entry, File
-from sluice.kube.kinds import EXTERNAL_ARTIFACT, Key
+from sluice.kube.kinds import EXTERNAL_ARTIFACT
 
 
 def _storage_url(_: click.Context, __: click.Parameter, value: str) -> str:
@@ -94,7 +92,7 @@ def pull(arguments: tuple[str, ...], place: Place, file: Path | None, directory:
             )
         return 0
 
-    return _run(place, work)
+    return run_with_words(place, work)
 
 
 @click.command("ls")
@@ -113,7 +111,7 @@ def ls(arguments: tuple[str, ...], place: Place, form: Format, storage_url: str)
             emit(_listing(archive, found, form))
         return 0
 
-    return _run(place, work)
+    return run_with_words(place, work)
 
 
 @click.command("cat")
@@ -134,44 +132,10 @@ def cat(arguments: tuple[str, ...], place: Place, storage_url: str) -> int:
                 _print(file)
         return 0
 
-    return _run(place, work)
+    return run_with_words(place, work)
 
 
-@click.command("verify")
-@click.argument("arguments", nargs=-1, metavar="artifact [NAME]...", shell_complete=complete_artifacts)
-@click.option("--all", "everything", is_flag=True, help="All of the namespace.")
-@click.option("-A", "--all-namespaces", is_flag=True, help="All there are.")
-@storage_option
-@output_option
-@place_options
-def verify(
-    arguments: tuple[str, ...], place: Place, everything: bool, all_namespaces: bool, form: Format, storage_url: str
-) -> int:
-    """Download artifacts, and compare what is served with what their status says.
-
-    The bytes must have the digest and the size; the contents must be those of the revision, where
-    that is one of contents.
-    """
-    if bool(without_word(arguments, ARTIFACT_WORDS)) + everything + all_namespaces != 1:
-        raise click.UsageError("say which: by name, or all of them with --all or -A")
-
-    async def work(world: World, words: Words) -> int:
-        if arguments and not (everything or all_namespaces):
-            names = parse_names(arguments, world.namespace, ARTIFACT_WORDS)
-            objects = [await world.get(EXTERNAL_ARTIFACT, key) for key in names]
-        else:
-            objects = await world.list(EXTERNAL_ARTIFACT, "" if all_namespaces else world.namespace)
-        verdicts = [await _verify(world, one, storage_url, words) for one in objects]
-        emit(_verdicts(verdicts, form))
-        bad = [verdict for verdict in verdicts if not verdict.is_good]
-        if bad:
-            words.say(Mark.FAILURE, f"{len(bad)} of {len(verdicts)} artifacts are not as they should be")
-        return int(bool(bad))
-
-    return _run(place, work)
-
-
-def _run(place: Place, work: Callable[[World, Words], Awaitable[int]]) -> int:
+def run_with_words(place: Place, work: Callable[[World, Words], Awaitable[int]]) -> int:
     with Words() as words:
         return run(place, lambda world: work(world, words))
 
@@ -291,83 +255,3 @@ def _described(path: str, entry: Entry) -> dict[str, Any]:
     if isinstance(entry, File):
         return {"path": path, "type": "file", "mode": mode, "size": entry.size, "sha256": entry.digest.hex()}
     return {"path": path, "type": "dir", "mode": mode, "size": 0, "sha256": None}
-
-
-# Verifying
-
-
-class Verdict(Struct, frozen=True):
-    """What became of the verification of an artifact."""
-
-    key: Key
-    is_good: bool
-    message: str
-    digest: str = ""
-    contents: str = ""
-
-
-_OURS = re.compile(r"([0-9a-f]{32})-[0-9a-f]{16}\.tar\.gz")
-
-
-async def _verify(world: World, one: Object, storage_url: str, words: Words) -> Verdict:
-    words.working(f"fetching {one.title}")
-    try:
-        async with fetch_archive(world, one, storage_url) as archive:
-            unpacked = archive.unpack()
-            contents = f"sha256:{unpacked.tree.digest.hex()}"
-            is_good, message = judge(
-                archive.artifact.revision, archive.artifact.digest, archive.artifact.path, contents
-            )
-            size = sum(map(len, archive.chunks()))
-            if archive.artifact.size not in (None, size):
-                is_good, message = False, f"{size} bytes are served, the status says {archive.artifact.size}"
-            return Verdict(one.key, is_good, message, archive.artifact.digest, contents)
-    except SluiceError as error:
-        return Verdict(one.key, False, str(error).removeprefix(f"{one.title}: "))
-
-
-def judge(revision: str, digest: str, path: str, contents: str) -> tuple[bool, str]:
-    """Whether contents fit a revision and the name of a file, whose archive has its digest; and why, or why not."""
-    head, _, told = revision.partition("@")
-    if head == "latest" and told == digest:
-        return True, "digest matches; the revision is the archive's"
-    if head == "latest" and told != contents:
-        return False, f"contents are {contents}, the revision says {told}"
-    name = _OURS.fullmatch(path.rpartition("/")[2])
-    if name is not None and name[1] != contents.removeprefix("sha256:")[:32]:
-        return False, f"contents are {contents}, the file is named for {name[1]}"
-    if head == "latest":
-        return True, "digest and contents match"
-    return True, "digest matches; the revision is a source's"
-
-
-def _verdicts(verdicts: Sequence[Verdict], form: Format) -> bytes:
-    match form:
-        case Format.NAME:
-            return encode("".join(f"{'/'.join(verdict.key)}\n" for verdict in verdicts if verdict.is_good))
-        case Format.TABLE | Format.WIDE:
-            is_wide = form is Format.WIDE
-            wide = ("DIGEST", "CONTENTS") if is_wide else ()
-            rows = [
-                (
-                    *verdict.key,
-                    str(verdict.is_good),
-                    *((verdict.digest or "-", verdict.contents or "-") if is_wide else ()),
-                    verdict.message,
-                )
-                for verdict in verdicts
-            ]
-            return encode(table(("NAMESPACE", "NAME", "VERIFIED", *wide, "MESSAGE"), rows)) if rows else b""
-        case _:
-            return encode_data({"artifacts": [_verdict(verdict) for verdict in verdicts]}, form)
-
-
-def _verdict(verdict: Verdict) -> Mapping[str, Any]:
-    return {
-        "namespace": verdict.key[0],
-        "name": verdict.key[1],
-        "ok": verdict.is_good,
-        "message": verdict.message,
-        "digest": verdict.digest or None,
-        "contents": verdict.contents or None,
-    }
