@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from http import HTTPStatus
@@ -154,8 +155,9 @@ async def listen(address: str, handler: Handler) -> web.ServerRunner | None:
         await web.TCPSite(runner, host.strip("[]") or None, int(port), reuse_address=True).start()
     except (OSError, ValueError) as error:
         await runner.cleanup()
-        reason = (
-            error.strerror.lower() if isinstance(error, OSError) and error.strerror else "not an address (host:port)"
-        )
-        raise StorageError(f"cannot listen on {address}: {reason.rpartition(']: ')[2]}") from error
+        reason = "not an address (host:port)"
+        if isinstance(error, OSError):
+            number = error.errno or 0  # of the name service where it is negative
+            reason = (os.strerror(number) if number > 0 else str(error.strerror)).lower()
+        raise StorageError(f"cannot listen on {address}: {reason}") from error
     return runner

@@ -86,7 +86,7 @@ async def run_server(options: ServeOptions) -> int:
         pools = Pools()
         stack.callback(pools.abandon)
         base_url = _base_url(options, server.port)
-        logger().info("serving", directory=str(options.directory), url=base_url)
+        logger().info("serving", directory=str(options.directory), url=base_url, port=server.port)
         serving = asyncio.create_task(_serve(options, base_url, storage, pools, metrics, stopping, looked))
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait([stop, serving], return_when=asyncio.FIRST_COMPLETED)
@@ -121,6 +121,7 @@ async def _serve(
     clock, teller = SystemClock(), Teller(metrics)
     cache = UnpackedCache(limits=settings.limits)
     objects = ServedObjects(options.directory, clock.now, reader=options.reader, told=teller.record)
+    Announcer(objects, base_url)
     async with asyncio.TaskGroup() as tasks:
         sources = LocalSources(objects, storage, cache, pools, options.finder, tasks)
         objects.sources = sources
@@ -140,7 +141,6 @@ async def _serve(
             options.directory, objects, sources, storage, pools, reconciler.queue.add, poll=options.poll
         )
         await follower.begin()
-        Announcer(objects, base_url)
         for generator in objects.generators():
             reconciler.queue.add(generator.key)
         reconciler.abandon_strays()

@@ -30,7 +30,7 @@ ASK_EVERY: Final = 60.0
 """Seconds after which a source that is elsewhere is looked at again."""
 FIRST_RETRY, LAST_RETRY = 0.2, 30.0
 """Seconds after which a source that could not be opened is tried again."""
-BUSY: Final = 5.0
+BUSY: Final = 10.0
 """Seconds for which a checkout may be locked by git before it is read all the same."""
 
 Wanted = tuple[SourceRef, Path]
@@ -108,17 +108,15 @@ class LocalSources:
             self._objects.withdraw(ref)
 
     async def find(self) -> None:
-        """Find out where all of them are."""
+        """Find out where all of them are, and change; `notice` comes next."""
         found = await self._pools.io(self._locate)
         for ref, where in found.items():
             kept = self._kept[ref]
-            if kept.task is None or _differs(where, kept.where):
+            if _differs(where, kept.where):
                 if _location(where) != _location(kept.where):
                     kept.memory = Memory()
                 kept.where = where
                 kept.dirty.set()
-            if kept.task is None:
-                kept.task = self._tasks.create_task(self._keep(ref, kept))
 
     def _locate(self) -> dict[SourceRef, _Where]:
         located = self._finder.find(self._needed)
@@ -144,10 +142,12 @@ class LocalSources:
     def notice(self, changed: Iterable[Path] | None) -> None:
         """Look again at the sources that a change concerns; at all of them where nobody knows what changed."""
         paths = None if changed is None else list(changed)
-        for kept in self._kept.values():
+        for ref, kept in self._kept.items():
             places = kept.where[1] if isinstance(kept.where, tuple) else None
             if paths is None or (places is not None and any(map(places.concern, paths))):
                 kept.dirty.set()
+            if kept.task is None:
+                kept.task = self._tasks.create_task(self._keep(ref, kept))
 
     async def looked(self, ref: SourceRef) -> None:
         """Return when a source was opened, or could not be; at once for what is none of ours."""
@@ -182,7 +182,6 @@ class LocalSources:
         while True:
             kept.dirty.clear()
             pause = await self._look(ref, kept)
-            kept.looked.set()
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await kept.dirty.wait()
@@ -195,13 +194,15 @@ class LocalSources:
             self._fail(ref, kept, where)
             return None
         found, places = where
-        await _idle(found)
+        idle = await _idle(found)
         try:
             source = await self._open(found, places, ref.kind, kept.memory)
         except SluiceError as error:
             kept.failures += 1
             self._fail(ref, kept, error)
             return min(FIRST_RETRY * 2.0**kept.failures, LAST_RETRY)
+        if idle and _is_locked(found):
+            return 0.0  # it may be half of one
         kept.failures = 0
         self._offer(ref, kept, found, source)
         return ASK_EVERY if places is None else None
@@ -228,6 +229,7 @@ class LocalSources:
             kept.told = text
         if kept.source is None:
             self._objects.offer(ref, None)
+        kept.looked.set()
 
     def _offer(self, ref: SourceRef, kept: _Kept, found: Found, source: Source) -> None:
         before, kept.source = kept.source, source
@@ -235,14 +237,20 @@ class LocalSources:
             logger().info("source", source=str(ref), location=redact(found.location), revision=source.revision)
         kept.told = ""
         self._objects.offer(ref, _status(ref, source))
+        kept.looked.set()
 
 
-async def _idle(found: Found) -> None:
-    """Wait until git has finished with a checkout: half of one would be a revision that nobody made."""
+async def _idle(found: Found) -> bool:
+    """Wait until git has finished with a checkout: half of one would be a revision that nobody made.
+
+    False where that takes too long: a lock stays behind where git is killed.
+    """
     with suppress(TimeoutError):
         async with asyncio.timeout(BUSY):
             while _is_locked(found):  # noqa: ASYNC110  # git wakes nobody
                 await asyncio.sleep(FIRST_RETRY / 4)
+        return True
+    return False
 
 
 def _is_locked(found: Found) -> bool:

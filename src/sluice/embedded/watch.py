@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Protocol
@@ -14,8 +15,8 @@ QUIET_MS, GATHER_MS = 50, 400
 """How long nothing may change before changes are told, and how long they are gathered at most."""
 LOOK_MS = 250
 """How often points are looked at."""
-POLL_MS = 500
-"""How often trees are, where nobody tells of their changes."""
+POLL_SHARE = 10
+"""Where nobody tells of changes, one part in so many of the time goes into looking for them."""
 
 
 class Flag(Protocol):
@@ -27,8 +28,8 @@ class Flag(Protocol):
 class Watcher:
     """Waits for changes below trees, of which the system tells, and at points, which are looked at.
 
-    From when it is made nothing is missed. With `poll` trees are looked at, too: network file
-    systems tell nobody. Raises `OSError` where trees cannot be watched.
+    From when it is made nothing is missed. With `poll` every file is looked at: network file systems
+    tell nobody. Raises `OSError` where trees cannot be watched.
     """
 
     def __init__(self, trees: Iterable[Path], points: Iterable[Path], *, poll: bool = False) -> None:
@@ -36,17 +37,40 @@ class Watcher:
         self.points = frozenset(points) | self.trees
         self._seen = {point: _look(point) for point in self.points}
         there = sorted(str(tree) for tree in self.trees if tree.exists())
-        self._told = RustNotify(there, False, poll, POLL_MS, True, True)
+        self._told = None if poll else RustNotify(there, False, False, 0, True, True)
+        self._files = self._look_at_files() if poll else {}
 
     def wait(self, stopping: Flag, seconds: float) -> set[Path]:
         """Block until something changes, and return what; nothing after so many seconds, or when it is time to stop."""
-        for _ in range(max(int(seconds * 1000 / LOOK_MS), 1)):
-            told = self._told.watch(GATHER_MS, QUIET_MS, LOOK_MS, stopping)
-            changed = {Path(name) for _, name in told} if isinstance(told, set) else set()
+        end = time.monotonic() + seconds
+        while not stopping.is_set() and time.monotonic() < end:
+            changed = self._hear(self._told, stopping) if self._told is not None else self._find(stopping)
             changed |= self._moved()
-            if changed or stopping.is_set():
+            if changed:
                 return changed
         return set()
+
+    def _hear(self, told: RustNotify, stopping: Flag) -> set[Path]:
+        changes = told.watch(GATHER_MS, QUIET_MS, LOOK_MS, stopping)
+        return {Path(name) for _, name in changes} if isinstance(changes, set) else set()
+
+    def _find(self, stopping: Flag) -> set[Path]:
+        begun = time.monotonic()
+        before, self._files = self._files, self._look_at_files()
+        end = begun + max(LOOK_MS / 1000, POLL_SHARE * (time.monotonic() - begun))
+        different = {name for name, _ in before.items() ^ self._files.items()}
+        while not different and not stopping.is_set() and time.monotonic() < end:
+            time.sleep(LOOK_MS / 1000)
+        return {Path(name) for name in different}
+
+    def _look_at_files(self) -> dict[str, tuple[int, ...]]:
+        found = {}
+        for tree in self.trees:
+            for directory, _, names in os.walk(tree):
+                for name in names:
+                    path = f"{directory}/{name}"
+                    found[path] = _look(path)
+        return found
 
     def _moved(self) -> set[Path]:
         now = {point: _look(point) for point in self.points}
@@ -54,7 +78,7 @@ class Watcher:
         return {point for point, seen in now.items() if seen != before[point]}
 
 
-def _look(point: Path) -> tuple[int, ...]:
+def _look(point: Path | str) -> tuple[int, ...]:
     """What changes when a point does; a directory's contents are not its own."""
     try:
         status = os.lstat(point)
