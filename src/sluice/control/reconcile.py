@@ -57,7 +57,7 @@ SHOW_PROGRESS_AFTER = 2.0
 """Seconds of its own work after which a reconciliation shows that it is under way."""
 REPAIRS_PER_MINUTE = 5
 """Repairs of one artifact in a minute, after which they are slowed down."""
-SETTLE = 0.2
+SETTLE = 0.06
 """Seconds before a deleted artifact is made again: often its generator is deleted together with it."""
 SLICE = 0.005
 """Seconds of work after which others get a turn on the event loop."""
