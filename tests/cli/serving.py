@@ -18,7 +18,7 @@ from tests.cli.running import environment
 from tests.e2e.trees import contents_digest, files_of, sha256
 from tests.e2e.world import eventually
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 Object = dict[str, Any]
 
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -172,7 +172,7 @@ def free_port() -> int:
 def get(url: str, **headers: str) -> tuple[int, Message, bytes]:
     """Status, headers and body; the status is 0 where nobody answers."""
     try:
-        with _DIRECT.open(urllib.request.Request(url, headers=headers), timeout=10) as response:
+        with _DIRECT.open(urllib.request.Request(url, headers=headers), timeout=60) as response:
             return response.status, response.headers, response.read()
     except urllib.error.HTTPError as error:
         with error:

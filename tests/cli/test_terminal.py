@@ -160,7 +160,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 def test_work_that_takes_long_is_shown_and_taken_away(terminal: Terminal) -> None:
     with Words(terminal, patience=0) as words:
         words.working("fetching")
-        assert terminal.shown.wait(10)
+        assert terminal.shown.wait(120)
         words.say(Mark.SUCCESS, "done")
         words.working("and more")
 

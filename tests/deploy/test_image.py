@@ -29,7 +29,7 @@ REASON = obstacle()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 
 LIMIT = 1 << 30
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 @pytest.fixture(scope="session")
@@ -206,7 +206,7 @@ def taken_over(kustomize: Path, directory: Path) -> Object:
 
 def ask(port: int, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         with error:

@@ -13,7 +13,7 @@ from tests.e2e.world import download, eventually
 from tests.envtest.server import free_port
 
 HIDDEN = ("STORAGE_PATH", "STORAGE_ADDRESS", "STORAGE_ADV_ADDR", "SOURCE_CONTROLLER_LOCALHOST", "HOSTNAME")
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 class Controller:

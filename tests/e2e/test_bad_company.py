@@ -125,7 +125,7 @@ def test_a_generator_that_goes_while_it_is_built_publishes_nothing(
     held = Held()
     world.publish(TREE, fault=held)
     world.generate(output("apps", "@repo/apps/**"))
-    assert held.reached.wait(30)
+    assert held.reached.wait(120)
 
     world.delete("ArtifactGenerator", "gen")
     held.release()
@@ -215,7 +215,7 @@ def test_a_receiver_of_events_that_never_answers_delays_nothing(world: World, ne
             world.generate(output(name, "@repo/apps/**"), name=name)
         world.publish(TREE)
 
-        world.settles(expected, controller.store, within=5)
+        world.settles(expected, controller.store, within=30)
 
         assert controller.stop(within=9) == 0
 
@@ -225,7 +225,7 @@ def test_a_receiver_of_events_that_is_down_delays_nothing(world: World, new_cont
     world.publish(TREE)
     world.generate(output("apps", "@repo/apps/**"))
 
-    world.settles({"apps": below(TREE, "apps")}, controller.store, within=5)
+    world.settles({"apps": below(TREE, "apps")}, controller.store, within=30)
 
     assert controller.stop(within=9) == 0
 

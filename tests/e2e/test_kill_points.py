@@ -107,7 +107,7 @@ def test_killed_while_a_source_is_fetched(world: World, new_controller: Starter,
     controller = new_controller().start()
     generate(world)
 
-    assert held.reached.wait(30)
+    assert held.reached.wait(120)
     controller.kill()
     held.release()
     world.sources.faults.clear()

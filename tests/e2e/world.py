@@ -21,7 +21,7 @@ EXTENSIONS = "source.extensions.fluxcd.io"
 TOOLKIT = "source.toolkit.fluxcd.io"
 FINALIZER = f"{EXTENSIONS}/finalizer"
 REQUEST = "reconcile.fluxcd.io/requestedAt"
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -54,7 +54,7 @@ def eventually(what: str, holds: Callable[[], object], within: float = PATIENCE)
 def download(url: str) -> tuple[int, bytes]:
     """The status and the body of an answer; the status is 0 where nobody answers."""
     try:
-        with _DIRECT.open(url, timeout=10) as response:
+        with _DIRECT.open(url, timeout=60) as response:
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         with error:

@@ -21,7 +21,7 @@ from tests.envtest.client import Client, Object, Refused
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds until something that should come up counts as broken."""
 
 # Below the range that the kernel takes for outgoing connections, so that a stopped server gets its port back.

@@ -116,7 +116,7 @@ async def proxy(control_plane: ControlPlane) -> AsyncIterator[Proxy]:
 
 async def until(condition: Callable[[], object]) -> None:
     """Let the others go on until something is true; the candidates' clocks move as they sleep."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110  nobody here could set an event
             await asyncio.sleep(0)
 
@@ -135,12 +135,12 @@ class Standing:
         self.task: asyncio.Task[str] | None = None
 
     async def gained(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             await self.has_gained.wait()
 
     async def lost(self) -> str:
         assert self.task
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             return await self.task
 
 
@@ -388,7 +388,7 @@ class TestElections:
             await asyncio.wait_for(gained.wait(), 20)
             lease.merge({"spec": {"holderIdentity": "b"}})
 
-            assert await asyncio.wait_for(task, 20) == f"lease {namespace}/x: taken by 'b'"
+            assert await asyncio.wait_for(task, 120) == f"lease {namespace}/x: taken by 'b'"
 
     async def test_one_takes_over_from_the_other(self, elections: Any, lease: Lease) -> None:
         first, second = elections("a"), elections("b")

@@ -76,7 +76,7 @@ class Seen:
         self._failures.put_nowait(f"{kind.name}: {error}")
 
     async def failure(self) -> str:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             return await self._failures.get()
 
     def failed_with(self) -> list[str]:
@@ -84,7 +84,7 @@ class Seen:
         return [self._failures.get_nowait() for _ in range(self._failures.qsize())]
 
     async def next(self) -> Change:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             return await self._events.get()
 
     async def these(self, count: int) -> list[Change]:
