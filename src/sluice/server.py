@@ -32,7 +32,10 @@ SMALL = 64 * KIB
 """Archives up to this size are kept in memory."""
 
 _MEMORY = 8 * MIB
-_SLICE = 8 * MIB
+_STRETCH = 8 * MIB
+"""What one time limit is for."""
+_SLICE = 512 * KIB
+"""What is sent in one go: with many clients, more would keep the event loop from everything else."""
 _COMMON = {"Server": "sluice"}
 _RANGE = re.compile(r"bytes=([0-9]{0,20})-([0-9]{0,20})")
 _Name = tuple[str, str, str]
@@ -294,12 +297,13 @@ class ArtifactServer:
             return response
         loop = asyncio.get_running_loop()
         try:
-            for offset in reply.span[::_SLICE]:
-                count = min(_SLICE, reply.span.stop - offset)
+            for start in reply.span[::_STRETCH]:
                 async with asyncio.timeout(self._stalled):
-                    sent = 0 if transport.is_closing() else await loop.sendfile(transport, file, offset, count)
-                if sent < count:
-                    raise ConnectionAbortedError
+                    for offset in range(start, min(start + _STRETCH, reply.span.stop), _SLICE):
+                        count = min(_SLICE, reply.span.stop - offset)
+                        sent = 0 if transport.is_closing() else await loop.sendfile(transport, file, offset, count)
+                        if sent < count:
+                            raise ConnectionAbortedError
         except OSError:  # the client went away or is too slow, or the disk fails: a cut answer tells the client
             _reset(transport)
         return response
