@@ -53,11 +53,11 @@ class Confined:
     def _descend(self, parts: Sequence[str], *, create: bool) -> int:
         here = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         for part in parts:
-            with closing(here):
-                if create:
-                    with suppress(FileExistsError):
-                        os.mkdir(part, 0o700, dir_fd=here)
-                here = os.open(part, _DIRECTORY, dir_fd=here)
+            try:
+                following = _open_directory(part, here, create=create)
+            finally:
+                os.close(here)
+            here = following
         return here
 
     def names(self, *parts: str) -> list[str]:
@@ -73,8 +73,11 @@ class Confined:
     def open_file(self, *parts: str) -> int | None:
         """A regular file, open for reading; None where there is none."""
         try:
-            with self.directory(*parts[:-1]) as directory:
+            directory = self._descend(parts[:-1], create=False)
+            try:
                 descriptor = os.open(parts[-1], READ, dir_fd=directory)
+            finally:
+                os.close(directory)
         except OSError as error:
             if error.errno in _ABSENT:
                 return None
@@ -112,6 +115,17 @@ class Confined:
         except OSError as error:
             if error.errno not in (*_ABSENT, errno.ENOTEMPTY):
                 raise
+
+
+def _open_directory(name: str, parent: int, *, create: bool) -> int:
+    try:
+        return os.open(name, _DIRECTORY, dir_fd=parent)
+    except FileNotFoundError:
+        if not create:
+            raise
+    with suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=parent)
+    return os.open(name, _DIRECTORY, dir_fd=parent)
 
 
 def is_temporary(filename: str) -> bool:

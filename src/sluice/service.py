@@ -334,7 +334,9 @@ class _Controller:
     async def _lead(self, elected: asyncio.Event) -> None:
         await self._objects.synced()
         self._synced = True
-        await elected.wait()
+        if not elected.is_set():
+            await elected.wait()
+            await asyncio.to_thread(self._storage.scan)  # another leader may have written here meanwhile
         self._leads = True
         logger().info("leading")
         gc.collect()

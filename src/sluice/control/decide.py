@@ -79,6 +79,21 @@ class Drift(StrEnum):
     DIALECT_CHANGED = "DialectChanged"
 
 
+def outdated(generator: Generator, spec: ArtifactGenerator, digest: str) -> Drift | None:
+    """The first difference between what a generator's status tells and what was observed."""
+    status = generator.status
+    ready = status.condition(ConditionType.READY)
+    if ready is None or ready.status != "True":
+        return Drift.NOT_READY
+    if ready.observed_generation != generator.generation:
+        return Drift.GENERATION_CHANGED
+    if status.observed_sources_digest != digest:
+        return Drift.SOURCES_CHANGED
+    if spec.path_pattern is None and len(status.inventory) != len(spec.artifacts):
+        return Drift.ARTIFACTS_CHANGED
+    return None
+
+
 def detect_drift(
     generator: Generator,
     spec: ArtifactGenerator,
@@ -93,15 +108,8 @@ def detect_drift(
     `is_stored` tells for each item of the inventory whether its file is there.
     """
     status = generator.status
-    ready = status.condition(ConditionType.READY)
-    if ready is None or ready.status != "True":
-        return Drift.NOT_READY
-    if ready.observed_generation != generator.generation:
-        return Drift.GENERATION_CHANGED
-    if status.observed_sources_digest != digest:
-        return Drift.SOURCES_CHANGED
-    if spec.path_pattern is None and len(status.inventory) != len(spec.artifacts):
-        return Drift.ARTIFACTS_CHANGED
+    if (drift := outdated(generator, spec, digest)) is not None:
+        return drift
     if not all(is_stored.get((item.namespace, item.name), False) for item in status.inventory):
         return Drift.ARTIFACT_MISSING
     listed = {(item.namespace, item.name): item for item in status.inventory}

@@ -106,6 +106,16 @@ class _Observed(Struct, frozen=True, eq=False):
         return "" if self.errors else decide.sources_digest(self.artifacts)
 
 
+class _Settled(Struct, frozen=True, eq=False):
+    """What a turn found that had only bookkeeping to do, for the turn that does it: its files are there."""
+
+    known: _Known
+    sources_digest: str
+    plans: tuple[ArtifactPlan | Failure, ...]
+    built: list[Artifact | Failure]
+    drift: Drift
+
+
 class _Turn:
     """One turn under way: what is found out on the way to its end."""
 
@@ -145,6 +155,7 @@ class Reconciler:
         self._interests = Interests()
         self._publisher = Publisher(objects, store, pools, clock, settings, self._interests, self._wake_users)
         self._known: dict[Key, _Known] = {}
+        self._settled: dict[Key, _Settled] = {}
         self._suspects: dict[Key, Drift] = {}
         self._repairs: defaultdict[Key, deque[float]] = defaultdict(deque)
         self._setbacks: dict[Key, int] = {}
@@ -308,6 +319,7 @@ class Reconciler:
         Objects that it may still have belong to another writer. Their files here go in time.
         """
         self._known.pop(key, None)
+        self._settled.pop(key, None)
         self._setbacks.pop(key, None)
         self._suspects.pop(key, None)
         made = list(self._interests.made(key))
@@ -360,6 +372,11 @@ class Reconciler:
             await self._stop(turn, conditions.refused(error))
             return
         observed = await self._observe(known.spec)
+        settled = self._settled.pop(generator.key, None)
+        if settled is not None and self._still_holds(settled, turn, known, observed):
+            turn.drift = settled.drift
+            await self._publish(turn, known, settled.plans, settled.built, observed)
+            return
         turn.drift = await self._drift(generator, known.spec, observed)
         if turn.drift is None:
             self._suspects.pop(generator.key, None)
@@ -378,13 +395,37 @@ class Reconciler:
                 await self._stop(turn, _of_pattern(error))
                 return
             built = await self._build(generator, plans, opened)
-            generator = self._publisher.current(generator)
+            turn.generator = generator = self._publisher.current(generator)
             if turn.lane is Lane.MAIN and self._is_bookkeeping(generator, known.spec, built):
+                self._settled[generator.key] = _Settled(known, observed.digest, plans, built, turn.drift)
                 self.queue.add(generator.key, Lane.REFRESH)
                 return
-            may_prune = self._may_prune(generator, known, plans)
-            outcome = await self._publisher.publish(generator, known.spec, built, may_prune=may_prune)
-            await finish()
+            await self._publish(turn, known, plans, built, observed, finish)
+
+    def _still_holds(self, settled: _Settled, turn: _Turn, known: _Known, observed: _Observed) -> bool:
+        """Whether nothing has happened since a turn found that there is only bookkeeping to do."""
+        return (
+            turn.lane is Lane.REFRESH
+            and settled.known is known
+            and settled.sources_digest == observed.digest != ""
+            and turn.generator.key not in self._suspects
+        )
+
+    async def _publish(
+        self,
+        turn: _Turn,
+        known: _Known,
+        plans: Sequence[ArtifactPlan | Failure],
+        built: Sequence[Artifact | Failure],
+        observed: _Observed,
+        written: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Publish what was built, and tell; `written` is awaited in between."""
+        generator = turn.generator
+        may_prune = self._may_prune(generator, known, plans)
+        outcome = await self._publisher.publish(generator, known.spec, built, may_prune=may_prune)
+        if written is not None:
+            await written()
         turn.generator = self._publisher.current(generator)
         await self._conclude(turn, known, [plan.name for plan in plans], outcome, observed)
 
@@ -484,8 +525,13 @@ class Reconciler:
 
     async def _drift(self, generator: Generator, spec: ArtifactGenerator, observed: _Observed) -> Drift | None:
         """Why there is something to do, if there is. A request looks at every stored byte."""
+        is_request = decide.is_request(generator)
+        obvious = self._suspects.get(generator.key) or (Drift.SOURCES_CHANGED if observed.errors else None)
+        obvious = obvious or decide.outdated(generator, spec, observed.digest)
+        if obvious is not None and not is_request:
+            return obvious  # building finds out by itself which files are there
         items = generator.status.inventory
-        if decide.is_request(generator):
+        if is_request:
             stored = await self._pools.io(lambda: self._verified(items))
         else:
             stored = {
@@ -496,10 +542,8 @@ class Reconciler:
         damaged = [events.name(key) for key, present in stored.items() if not present and self._publisher.named(key)]
         if damaged:
             self._objects.record(generator, events.event(Scenario.DAMAGED, items=damaged))
-        if generator.key in self._suspects:
-            return self._suspects[generator.key]
-        if observed.errors:
-            return Drift.SOURCES_CHANGED
+        if obvious is not None:
+            return obvious
         published = {there.key: there for there in self._objects.artifacts_of(generator.uid)}
         for key in stored:
             there = self._objects.artifact(key)
