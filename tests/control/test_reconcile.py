@@ -126,6 +126,32 @@ async def test_a_burst_of_commits_costs_one_refresh(scene: Scene) -> None:
     assert await scene.writes() == ["status gen"]
 
 
+async def test_bookkeeping_looks_at_nothing_a_second_time(scene: Scene) -> None:
+    scene.commit(BASE)
+    scene.generate(web())
+    await scene.settle()
+    opened = scene.sources.opened["repo"]
+
+    scene.commit({**BASE, "README.md": b"new"})
+    await scene.settle()
+
+    assert scene.sources.opened["repo"] == opened + 1
+
+
+async def test_bookkeeping_heeds_what_happens_before_it_is_done(scene: Scene) -> None:
+    scene.commit(BASE)
+    scene.generate(web())
+    await scene.settle()
+    turns = len(scene.observed.ended_turns)
+    scene.commit({**BASE, "README.md": b"new"})
+    await scene.run(lambda: len(scene.observed.ended_turns) == turns + 1)
+
+    scene.commit({**BASE, "apps/a.yaml": b"changed\n"})
+    assert await scene.writes() == ["publish web", "status gen", "store web"]
+    assert scene.files()["a.yaml"] == b"changed\n"
+    assert await scene.writes(scene.later(7200)) == []
+
+
 async def test_a_trigger_without_drift_writes_that_it_was_handled(scene: Scene) -> None:
     scene.commit(BASE)
     scene.generate(web())
