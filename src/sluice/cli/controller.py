@@ -145,6 +145,13 @@ def _from_environment(name: str, default: str) -> str:
     help="How copy operations are read. [default: documented]",
 )
 @_switch("--atomic", default=False, help_text="Publish nothing of a generator unless all of it builds.")
+@click.option(
+    "--verify-rate",
+    type=click.FloatRange(0),
+    default=10.0,
+    show_default=True,
+    help="MB of stored artifacts to read again each second, to find damage; 0 for none.",
+)
 @click.option("--watch-inactivity", type=DURATION, default="1m15s", hidden=True)
 @_switch("--no-loopback-sources", default=False, help_text="Refuse sources on this machine's loopback.")
 def command(**flags: Any) -> int:
@@ -211,6 +218,7 @@ def _options(flags: dict[str, Any]) -> Any:
         label_selector=flags["watch_label_selector"],
         elect=flags["enable_leader_election"],
         release_on_cancel=flags["leader_election_release_on_cancel"],
+        verify_rate=flags["verify_rate"],
         watch_inactivity=flags["watch_inactivity"],
         durations=Durations(flags["leader_election_lease_duration"], flags["leader_election_renew_deadline"]),
     )
