@@ -41,7 +41,7 @@ def cache_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"source cache: {describe(error)}") from error
+        raise StorageError(f"source cache: {describe(error)} (unpacked sources are kept in TMPDIR)") from error
 
 
 class FileContent:

@@ -244,6 +244,8 @@ def test_a_full_disk_keeps_what_is_published(world: World, new_controller: Start
 
     eventually("the disk is full", lambda: condition(world.generator())["status"] == "False")
     assert world.artifact("apps") == before
-    assert condition(world.generator())["message"] == "reconciliation failed: source cache: file too large"
+    assert condition(world.generator())["message"] == (
+        "reconciliation failed: source cache: file too large (unpacked sources are kept in TMPDIR)"
+    )
     world.publish(CHANGED)
     world.settles({"apps": below(CHANGED, "apps")}, controller.store)

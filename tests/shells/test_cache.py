@@ -159,7 +159,7 @@ class TestOpen:
         with pytest.raises(StorageError) as caught:
             UnpackedCache(tmp_path / "gone").open([ONE])
 
-        assert str(caught.value) == "source cache: no such file or directory"
+        assert str(caught.value) == "source cache: no such file or directory (unpacked sources are kept in TMPDIR)"
 
 
 class TestKeeping:
