@@ -197,6 +197,20 @@ class TestEnds:
         assert (kept.version(), kept.news()) == ("1", [])
 
 
+def test_what_we_made_and_deleted_twice_is_no_news_when_the_watch_tells_of_it_late() -> None:
+    kept = Kept()
+    for made in (artifact(1, uid="1"), artifact(3, uid="2")):
+        kept.shelf.enter(made, OURS)
+        kept.shelf.remove(KEY, made.uid, is_gone=False)
+
+    for made in (artifact(1, uid="1"), artifact(3, uid="2")):
+        kept.shelf.observe(made)
+        kept.shelf.lose(KEY, replace(made, resource_version=str(int(made.resource_version) + 1)))
+
+    assert kept.news() == []
+    assert kept.version() is None
+
+
 @pytest.mark.parametrize(
     ("version", "than", "is_newer"),
     [

@@ -29,6 +29,14 @@ class Change(Struct, Generic[T], frozen=True):
     is_ours: bool = False
 
 
+class _Deleted(Struct, frozen=True):
+    """The object of a name that we deleted last; unless it `is_gone`, finalizers of others may still keep it."""
+
+    uid: str
+    version: str
+    is_gone: bool
+
+
 class Shelf(Generic[T]):
     """All objects of a kind that are known, each in its newest known state."""
 
@@ -38,7 +46,7 @@ class Shelf(Generic[T]):
         self._objects: dict[Key, T] = {}
         self._held: dict[Key, list[Callable[[], None]]] = {}
         self._writers: dict[Key, int] = {}
-        self._deleted: dict[Key, tuple[str, bool]] = {}
+        self._deleted: dict[Key, _Deleted] = {}
         self._unconfirmed: dict[Key, str] = {}
 
     def get(self, key: Key) -> T | None:
@@ -89,8 +97,10 @@ class Shelf(Generic[T]):
         key = item.key
         if self._unconfirmed.get(key) == item.uid:
             del self._unconfirmed[key]
-        uid, is_gone = self._deleted.get(key, ("", False))
-        if uid == item.uid and (is_gone or not item.is_deleted):
+        deleted = self._deleted.get(key)
+        if deleted is not None and not _is_newer(item.resource_version, deleted.version):
+            return  # of the object that we deleted, or of one before it
+        if deleted is not None and deleted.uid == item.uid and (deleted.is_gone or not item.is_deleted):
             return
         before = self._objects.get(key)
         if before is not None and not _is_newer(item.resource_version, before.resource_version):
@@ -104,7 +114,11 @@ class Shelf(Generic[T]):
             self._lose(key, None)
 
     def _lose(self, key: Key, last: T | None) -> None:
-        self._deleted.pop(key, None)
+        deleted = self._deleted.get(key)
+        if deleted is not None and (
+            last is None or last.uid == deleted.uid or _is_newer(last.resource_version, deleted.version)
+        ):
+            del self._deleted[key]
         before = self._objects.get(key)
         if before is None:
             return
@@ -136,7 +150,7 @@ class Shelf(Generic[T]):
         before = self._objects.get(key)
         if before is not None and before.uid == uid:
             self._unconfirmed.pop(key, None)
-            self._deleted[key] = (uid, is_gone)
+            self._deleted[key] = _Deleted(uid, before.resource_version, is_gone)
             del self._objects[key]
             self._changed(Change(key, before, None, is_ours=True))
 
