@@ -42,6 +42,8 @@ PAGE = 500
 MAX_REPLY = 256 * MIB
 RETRY_DELAYS = (0.1, 0.4, 1.0)
 """Seconds before an idempotent request is sent again after its connection failed."""
+FIRST_TRY = 10.0
+"""Seconds for the first attempt of an idempotent request: the connection that it was given may be dead."""
 MAX_REFUSALS = 5
 """How often one request is sent again because the server was too busy."""
 
@@ -126,6 +128,7 @@ class Client:
         self._manager = manager
         self._credentials = credentials or Credentials(config, clock=clock)
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, 10.0))
+        self._first_try = aiohttp.ClientTimeout(total=min(timeout, FIRST_TRY))
         self._max_reply = max_reply
         self._gate = Gate(width, clock)
         self._observe = observe
@@ -297,12 +300,13 @@ class Client:
         data = None if body is None else msgspec.json.encode(body)
         repeatable = method != "POST" and how != Patch.JSON
         delays = iter(RETRY_DELAYS if repeatable else ())
+        within = self._first_try if repeatable else self._timeout
         start = self._clock.monotonic()
         refusals = 0
         while True:
             try:
                 async with self._gate.turn(), self._translated():
-                    response = await self._open(method, url, data, how, self._timeout)
+                    response = await self._open(method, url, data, how, within)
                     return await _body(response, self._max_reply)
             except Refused as error:
                 refusals += 1
@@ -310,9 +314,11 @@ class Client:
                     raise
             except Unreachable:
                 delay = next(delays, None)
+                left = (self._timeout.total or 0) - (self._clock.monotonic() - start)
                 # What took its whole time fails at once: the caller has waited long enough.
-                if delay is None or self._clock.monotonic() - start >= (self._timeout.total or 0):
+                if delay is None or left <= 0:
                     raise
+                within = aiohttp.ClientTimeout(total=left)
                 await self._clock.sleep(delay * self._rng.uniform(0.5, 1.5))
 
     async def _open(
