@@ -1,6 +1,7 @@
 """What every test shares: Hypothesis profiles, the pages beside the checkout, and honesty about skipped tests."""
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
@@ -17,6 +18,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if IN_CI else "dev")
+
+# A shell ignores interrupts for what it starts in the background, and what we start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
