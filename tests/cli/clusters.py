@@ -16,6 +16,7 @@ from tests.envtest.server import ControlPlane
 
 SINCE = "2026-07-01T10:00:00Z"
 SUCCESS = "reconciliation succeeded, generated 1 artifact(s)"
+KUSTOMIZE, HELM = "kustomize.toolkit.fluxcd.io", "helm.toolkit.fluxcd.io"
 
 
 def ready(status: str = "True", message: str = SUCCESS, reason: str = "Succeeded", generation: int = 1) -> Object:
@@ -118,6 +119,25 @@ class Ran(NamedTuple):
     code: int
     out: str
     words: str
+
+
+def deploy(front: Front, kind: str, name: str, artifact: str, **metadata: object) -> None:
+    """A consumer of an artifact."""
+    api, plural, field = (
+        (f"{KUSTOMIZE}/v1", "kustomizations", "sourceRef")
+        if kind == "Kustomization"
+        else (f"{HELM}/v2", "helmreleases", "chartRef")
+    )
+    path = f"/apis/{api}/namespaces/{front.namespace}/{plural}"
+    spec = {field: {"kind": "ExternalArtifact", "name": artifact}}
+    front.client.create(path, {"apiVersion": api, "kind": kind, "metadata": {"name": name, **metadata}, "spec": spec})
+    # A Kustomization lists what it applied in a form of its own.
+    status = {
+        "conditions": [ready(message="Applied revision")],
+        "inventory": {"entries": [{"id": "x", "v": "v1"}]},
+        "lastAppliedRevision": "latest@sha256:" + "1" * 64,
+    }
+    front.client.merge(f"{path}/{name}/status", {"status": status})
 
 
 def kubeconfig(plane: ControlPlane, path: Path, change: Mapping[str, Any]) -> Path:

@@ -7,7 +7,7 @@ import pytest
 from tests.cli.clusters import Front
 from tests.cli.running import FILES, write
 from tests.e2e.sources import serving
-from tests.envtest.server import ControlPlane
+from tests.envtest.server import ControlPlane, read_definitions
 
 
 @pytest.fixture
@@ -31,3 +31,9 @@ def front(control_plane: ControlPlane, namespace: str) -> Iterator[Front]:
     """A namespace of the API server, with a server for archives."""
     with serving() as server:
         yield Front(control_plane, control_plane.client, namespace, server)
+
+
+@pytest.fixture(scope="session")
+def consumers(control_plane: ControlPlane) -> None:
+    """A cluster that knows Kustomizations and HelmReleases."""
+    control_plane.install(read_definitions([Path(__file__).with_name("crds") / "consumers.yaml"]))

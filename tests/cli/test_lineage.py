@@ -1,43 +1,15 @@
 """`sluice tree` and `sluice trace`, beside a real API server."""
 
 import json
-from pathlib import Path
 
 import pytest
 import yaml
-from tests.cli.clusters import SUCCESS, Front, ready
+from tests.cli.clusters import HELM, KUSTOMIZE, SUCCESS, Front, deploy, ready
 from tests.e2e.world import source
-from tests.envtest.server import ControlPlane, read_definitions
 
 pytestmark = pytest.mark.cluster
 
-KUSTOMIZE, HELM = "kustomize.toolkit.fluxcd.io", "helm.toolkit.fluxcd.io"
 COMMIT = "main@sha1:1eabc9a41ca088515cab83f1cce49eb43e84b67f"
-
-
-@pytest.fixture(scope="session")
-def consumers(control_plane: ControlPlane) -> None:
-    """A cluster that knows Kustomizations and HelmReleases."""
-    control_plane.install(read_definitions([Path(__file__).with_name("crds") / "consumers.yaml"]))
-
-
-def deploy(front: Front, kind: str, name: str, artifact: str, **metadata: object) -> None:
-    """A consumer of an artifact."""
-    api, plural, field = (
-        (f"{KUSTOMIZE}/v1", "kustomizations", "sourceRef")
-        if kind == "Kustomization"
-        else (f"{HELM}/v2", "helmreleases", "chartRef")
-    )
-    path = f"/apis/{api}/namespaces/{front.namespace}/{plural}"
-    spec = {field: {"kind": "ExternalArtifact", "name": artifact}}
-    front.client.create(path, {"apiVersion": api, "kind": kind, "metadata": {"name": name, **metadata}, "spec": spec})
-    # A Kustomization lists what it applied in a form of its own.
-    status = {
-        "conditions": [ready(message="Applied revision")],
-        "inventory": {"entries": [{"id": "x", "v": "v1"}]},
-        "lastAppliedRevision": "latest@sha256:" + "1" * 64,
-    }
-    front.client.merge(f"{path}/{name}/status", {"status": status})
 
 
 def config_map(front: Front, **labels: str) -> None:

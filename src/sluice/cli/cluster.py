@@ -242,7 +242,7 @@ def _namespace(_: click.Context, __: click.Parameter, value: str) -> str:
     return value
 
 
-_OPTIONS = (
+_WHICH = (
     click.option(
         "--kubeconfig",
         type=click.Path(path_type=Path),
@@ -256,6 +256,8 @@ _OPTIONS = (
         shell_complete=complete_contexts,
         help="Which context of the kubeconfig to use.",
     ),
+)
+_WHERE = (
     click.option(
         "-n",
         "--namespace",
@@ -266,15 +268,17 @@ _OPTIONS = (
         help=f"Where to look. [default: $FLUX_SYSTEM_NAMESPACE or {DEFAULT_NAMESPACE}]",
     ),
     click.option("--ns-follows-kube-context", is_flag=True, help="Look in the namespace of the context."),
+)
+_WHO = (
     click.option("--as", "as_user", default="", metavar="USER", help="Act as somebody else."),
     click.option("--as-group", "as_groups", multiple=True, metavar="GROUP", help="Act as in a group. Repeatable."),
     click.option("--as-uid", default="", metavar="UID", help="Act as a user with this UID."),
-    click.option(
-        "--local",
-        type=click.Path(path_type=Path, exists=True, file_okay=False),
-        metavar="DIR",
-        help="Look at the objects of `sluice serve DIR` instead of a cluster's.",
-    ),
+)
+_LOCAL = click.option(
+    "--local",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Look at the objects of `sluice serve DIR` instead of a cluster's.",
 )
 
 
@@ -285,19 +289,32 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
     def command(*args: Any, **values: Any) -> Any:
         return function(*args, place=take_place(values), **values)
 
-    for option in reversed(_OPTIONS):
+    for option in reversed((*_WHICH, *_WHERE, *_WHO, _LOCAL)):
+        command = option(command)
+    return command
+
+
+def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which cluster, and as whom; they reach the command as `place`."""
+
+    @wraps(function)
+    def command(*args: Any, **values: Any) -> Any:
+        own = {name: values.pop(name) for name in ("kubeconfig", "context", "as_user", "as_groups", "as_uid")}
+        return function(*args, place=take_place(own), **values)
+
+    for option in reversed((*_WHICH, *_WHO)):
         command = option(command)
     return command
 
 
 def take_place(values: dict[str, Any]) -> Place:
-    """What the values of `place_options` say, taken out of them."""
+    """What the values of `place_options`, or of `cluster_options`, say, taken out of them."""
     user, groups, uid = values.pop("as_user"), values.pop("as_groups"), values.pop("as_uid")
     return Place(
         kubeconfig=values.pop("kubeconfig"),
         context=values.pop("context"),
-        namespace=values.pop("namespace"),
-        follows_context=values.pop("ns_follows_kube_context"),
+        namespace=values.pop("namespace", ""),
+        follows_context=values.pop("ns_follows_kube_context", False),
         acting_as=Impersonation(user, groups, uid) if user or groups or uid else NOBODY_ELSE,
-        local=values.pop("local"),
+        local=values.pop("local", None),
     )

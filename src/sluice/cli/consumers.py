@@ -1,4 +1,4 @@
-"""Find the Kustomizations and HelmReleases that deploy artifacts, among the files around the generators.
+"""The Kustomizations and HelmReleases that deploy artifacts: those in the files around the generators, and others.
 
 One repository may describe several clusters whose artifacts have the same names. A consumer then belongs
 to the generator whose manifest is nearest to its own.
@@ -30,16 +30,15 @@ REFERENCES: Mapping[tuple[str, str], str] = {
 """By group and kind of a consumer, the field of its spec that names an artifact."""
 
 
-class Consumer(Struct, frozen=True, eq=False):
-    """An object that deploys an artifact. Namespaces are empty where the file does not tell them."""
+class Consumer(Struct, frozen=True, eq=False, kw_only=True):
+    """An object that deploys an artifact. Namespaces are empty where a file does not tell them."""
 
     kind: str
     namespace: str
     name: str
     artifact_namespace: str
     artifact: str
-    spec: Mapping[str, Any]
-    manifest: Manifest
+    is_suspended: bool = False
 
     def feeds_on(self, key: Key) -> bool:
         """Whether this may be its artifact; where kustomize sets the namespace, any fits."""
@@ -48,6 +47,22 @@ class Consumer(Struct, frozen=True, eq=False):
     @property
     def title(self) -> str:
         return "/".join(filter(None, (self.kind, self.namespace, self.name)))
+
+    @property
+    def place(self) -> str:
+        """The file, line and column where it is written; empty for one that is in no file."""
+        return ""
+
+
+class Written(Consumer, frozen=True, eq=False, kw_only=True):
+    """A consumer in a file."""
+
+    spec: Mapping[str, Any]
+    manifest: Manifest
+
+    @property
+    def place(self) -> str:
+        return self.manifest.locate("metadata.name")
 
 
 class Consumers:
@@ -61,7 +76,7 @@ class Consumers:
         namespace: str,
     ) -> None:
         self._declared = {item.key: item for item in declared}
-        self._found: list[Consumer] = []
+        self._found: list[Written] = []
         self._rivals: list[Declared] = []
         for manifest in _scan(files):
             if manifest.kind == KIND:
@@ -69,20 +84,20 @@ class Consumers:
             elif consumer := _consumer(manifest, variables):
                 self._found.append(consumer)
 
-    def of(self, generator: Key, name: str) -> list[Consumer]:
+    def of(self, generator: Key, name: str) -> list[Written]:
         """The consumers of an artifact of one of the given generators."""
         item = self._declared[generator]
         key = item.generator.namespace, name
         fitting = [consumer for consumer in self._found if consumer.feeds_on(key)]
         return [consumer for consumer in fitting if self._belongs(consumer, item, name)]
 
-    def of_gone(self, key: Key) -> list[Consumer]:
+    def of_gone(self, key: Key) -> list[Written]:
         """The consumers of an artifact that no generator makes any more."""
         if any(may_make(rival, {"/".join(key)}) for rival in self._rivals):
             return []
         return [consumer for consumer in self._found if consumer.feeds_on(key)]
 
-    def _belongs(self, consumer: Consumer, item: Declared, name: str) -> bool:
+    def _belongs(self, consumer: Written, item: Declared, name: str) -> bool:
         if item.manifest.file == STDIN:
             return True
         names = {f"{item.generator.namespace}/{name}"}
@@ -130,7 +145,7 @@ def _generator(manifest: Manifest, variables: Mapping[str, str], namespace: str)
         return
 
 
-def _consumer(manifest: Manifest, variables: Mapping[str, str]) -> Consumer | None:
+def _consumer(manifest: Manifest, variables: Mapping[str, str]) -> Written | None:
     value = substitute(manifest.value, variables, [])
     group = str(value.get("apiVersion")).partition("/")[0]
     metadata, spec = _mapping(value, "metadata"), _mapping(value, "spec")
@@ -138,12 +153,13 @@ def _consumer(manifest: Manifest, variables: Mapping[str, str]) -> Consumer | No
     if reference.get("kind") != SourceKind.EXTERNAL_ARTIFACT:
         return None
     namespace = str(metadata.get("namespace") or "")
-    return Consumer(
+    return Written(
         kind=manifest.kind,
         namespace=namespace,
         name=str(metadata.get("name")),
         artifact_namespace=str(reference.get("namespace") or namespace),
         artifact=str(reference.get("name")),
+        is_suspended=spec.get("suspend") is True,
         spec=spec,
         manifest=manifest,
     )
@@ -154,7 +170,7 @@ def _mapping(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _nearness(consumer: Consumer, item: Declared) -> int:
+def _nearness(consumer: Written, item: Declared) -> int:
     """How many directories two files have in common."""
     homes = [consumer.manifest.home.resolve(), item.manifest.home.resolve()]
     return len(Path(os.path.commonpath(homes)).parts)

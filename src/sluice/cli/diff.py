@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sluice.cache import UnpackedCache
-from sluice.cli.commits import Commit, checkout_of
+from sluice.cli.cluster import Place, cluster_options
 from sluice.cli.consumers import Consumers, files_around
+from sluice.cli.contents import storage_option
 from sluice.cli.differences import Comparison, Difference, DiffFormat, State, render
-from sluice.cli.inputs import SOURCES, Inputs, SourceNotice, input_options, note_unused
-from sluice.cli.locate import Disk, Ground, Locator, parse_locations
-from sluice.cli.manifests import Declared, Manifest, declare, read_manifests
+from sluice.cli.inputs import SOURCES, Inputs, input_options
+from sluice.cli.live import Live, LiveArtifacts, LiveConsumers, open_live
 from sluice.cli.output import Mark, Words, emit
-from sluice.cli.published import Key, open_published
-from sluice.cli.workshop import Built, Known, Workshop
+from sluice.cli.published import Key, Published
+from sluice.cli.sides import Options, Side, Sides
+from sluice.cli.workshop import Built
 from sluice.core.diff import diff_trees
-from sluice.core.errors import Code, Problem, SpecError
+from sluice.core.errors import ApiError, Code, Problem, SpecError
 from sluice.core.tree import EMPTY, Directory
 
 HELP = f"""Show what a change makes of artifacts, before it is made.
@@ -33,10 +34,13 @@ or at --to. The side before it is one of:
                         (HEAD, where nothing else is asked for)
   --against DIR         what is published: a directory that 'sluice build'
                         or 'sluice serve' wrote
+  --against-cluster     what the same generators have published in a cluster
   --from-manifest FILE  other manifests
   --from-source         the same manifests with another source
 
 {SOURCES}
+With --against-cluster, what is nowhere at hand is taken from the cluster, as its source objects offer it now.
+
 \b
 Exit codes:
   0  no difference
@@ -45,32 +49,15 @@ Exit codes:
 """
 
 
-class Options(Struct, frozen=True, kw_only=True):
-    """What the two sides are."""
-
-    manifests: tuple[str, ...]
-    from_manifests: tuple[str, ...]
-    from_revision: str | None
-    to_revision: str | None
-    from_sources: tuple[str, ...]
-    to_sources: tuple[str, ...]
-    against: Path | None
-
-
-class Side(Struct, frozen=True, eq=False):
-    """One side that is built: what it is called, its generators, and the files that they lie among."""
-
-    title: str
-    declared: Sequence[Declared]
-    workshop: Workshop
-    ground: Ground
-
-
 class Before(Struct, frozen=True, eq=False):
-    """The other side as it is compared: its artifacts, as far as they are there."""
+    """The other side as it is compared: its artifacts, as far as they are there.
+
+    `conflicts` are artifacts that could not be published there, whatever they hold.
+    """
 
     title: str
     trees: Mapping[Key, Directory]
+    conflicts: Mapping[Key, ApiError] = {}
 
 
 @click.command("diff", help=HELP)
@@ -80,6 +67,7 @@ class Before(Struct, frozen=True, eq=False):
 @click.option(
     "--against", type=click.Path(path_type=Path), metavar="DIR", help="Compare with the artifacts that DIR holds."
 )
+@click.option("--against-cluster", is_flag=True, help="Compare with the artifacts that a cluster has published.")
 @click.option(
     "--from-manifest",
     "from_manifests",
@@ -98,6 +86,8 @@ class Before(Struct, frozen=True, eq=False):
     "--to-source", "to_sources", multiple=True, metavar="KEY=LOCATION", help="Where a source is, after. Repeatable."
 )
 @input_options(artifact=True)
+@cluster_options
+@storage_option
 @click.option("-p", "--patch", is_flag=True, help="Show how files differ, line by line.")
 @click.option(
     "-o",
@@ -114,18 +104,17 @@ def command(
     from_revision: str | None,
     to_revision: str | None,
     against: Path | None,
+    against_cluster: bool,
     from_manifests: tuple[str, ...],
     from_sources: tuple[str, ...],
     to_sources: tuple[str, ...],
     inputs: Inputs,
+    place: Place,
+    storage_url: str,
     patch: bool,
     form: str,
 ) -> int:
     """Compare what the options ask for; returns the exit code."""
-    if against is not None and (from_revision or from_manifests or from_sources):
-        raise click.UsageError("--against is a side of its own, without --from, --from-manifest or --from-source")
-    if against is None and not (from_revision or from_manifests or from_sources):
-        from_revision = "HEAD"
     options = Options(
         manifests=manifests,
         from_manifests=from_manifests,
@@ -134,59 +123,36 @@ def command(
         from_sources=from_sources,
         to_sources=to_sources,
         against=against,
+        against_cluster=against_cluster,
+        storage_url=storage_url,
+        place=place,
     )
     with Words() as words:
-        comparison = _compare(options, inputs, words)
+        with open_live(place, storage_url, words) if against_cluster else nullcontext() as live:
+            comparison = _compare(options, inputs, live, words)
         _tell(comparison, words)
     emit(render(comparison, DiffFormat(form), patch=patch))
     return int(bool(comparison.differing))
 
 
-def _compare(options: Options, inputs: Inputs, words: Words) -> Comparison:
-    maker = _Maker(options, inputs, words)
-    after = maker.side(options.to_revision, options.manifests, options.to_sources)
-    before = None
-    if options.against is None:
-        before = maker.side(options.from_revision, options.from_manifests or options.manifests, options.from_sources)
-    if not after.declared and not (before and before.declared):
+def _compare(options: Options, inputs: Inputs, live: Live | None, words: Words) -> Comparison:
+    sides = Sides(options, inputs, live, words)
+    after = sides.after()
+    before = sides.before(after)
+    if not after.declared and not (isinstance(before, Side) and before.declared):
         raise SpecError(Problem(Code.NOT_FOUND, "no ArtifactGenerator in it", ", ".join(options.manifests)))
-    built = _build(after, words)
-    there = _built_before(before, words) if before is not None else _published(options, inputs, maker.cache)
     files = files_around(options.manifests, after.ground)
-    consumers = Consumers(files, after.declared, inputs.variables, inputs.namespace)
-    differences = [_difference(one, there.trees, consumers) for one in built]
+    written = Consumers(files, after.declared, inputs.variables, inputs.namespace)
+    consumers = written if live is None else LiveConsumers(live, after.declared, written)
+    built = _build(after, words)
+    there = _built_before(before, words) if isinstance(before, Side) else _published(before, inputs, built)
+    differences = [_difference(one, there, consumers) for one in built]
     differences += _gone(built, there.trees, consumers)
     _check_wanted(inputs, differences)
-    return Comparison(there.title, after.title, differences)
-
-
-class _Maker:
-    """Makes sides that share what can be shared: standard input, unpacked archives and compositions."""
-
-    def __init__(self, options: Options, inputs: Inputs, words: Words) -> None:
-        self.cache = UnpackedCache()
-        self._inputs = inputs
-        self._words = words
-        self._known = Known()
-        self._stdin = read_manifests(["-"]) if "-" in (*options.manifests, *options.from_manifests) else []
-
-    def side(self, revision: str | None, manifests: Sequence[str], sources: Sequence[str]) -> Side:
-        inputs = self._inputs
-        ground, read = self._read(revision, manifests)
-        declared = declare(read, inputs.variables, inputs.namespace)
-        locations = {**parse_locations(inputs.sources), **parse_locations(sources)}
-        locator = Locator(locations, read, inputs.variables, self.cache, SourceNotice(self._words), ground)
-        if declared:
-            note_unused(locator, declared, self._words)
-        workshop = Workshop(declared, locator, self.cache.unpack, inputs.dialect, inputs.artifacts, self._known)
-        return Side(revision or "working tree", declared, workshop, ground)
-
-    def _read(self, revision: str | None, manifests: Sequence[str]) -> tuple[Ground, list[Manifest]]:
-        given = self._stdin if "-" in manifests else []
-        if revision is None:
-            return Disk(), [*read_manifests([name for name in manifests if name != "-"]), *given]
-        commit = Commit(checkout_of(manifests), revision)
-        return commit, [*commit.manifests(manifests), *given]
+    comparison = Comparison(there.title, after.title, differences)
+    if isinstance(before, LiveArtifacts):
+        _tell_of_others(before, comparison, words)
+    return comparison
 
 
 def _build(side: Side, words: Words) -> list[Built]:
@@ -210,19 +176,40 @@ def _built_before(side: Side, words: Words) -> Before:
     return Before(side.title, trees)
 
 
-def _published(options: Options, inputs: Inputs, cache: UnpackedCache) -> Before:
-    assert options.against is not None
-    published = open_published(options.against, cache)
-    trees = {key: published.tree(key) for key in published.keys() if _is_wanted(inputs, key)}  # noqa: SIM118  # no mapping
-    return Before(str(options.against), trees)
+def _published(published: Published, inputs: Inputs, built: Sequence[Built]) -> Before:
+    made = {(one.namespace, one.name): one.composition for one in built}
+    unlisted = _unlisted(built)
+    trees: dict[Key, Directory] = {}
+    for key in published.keys():  # noqa: SIM118  no mapping
+        composition = made.get(key)
+        # What fails now stays published, whatever it holds.
+        is_compared = composition is not None or (key not in made and key[0] not in unlisted)
+        if is_compared and _is_wanted(inputs, key):
+            trees[key] = _published_tree(published, key, None if composition is None else composition.tree)
+    return Before(published.title, trees, published.conflicts(made))
+
+
+def _published_tree(published: Published, key: Key, made: Directory | None) -> Directory:
+    if made is None:
+        return published.tree(key)
+    if published.holds(key, made):
+        return made
+    found = published.tree(key)
+    # Of two that are equal, what was made is kept: the other has open files of its own.
+    return made if made.digest == found.digest else found
+
+
+def _unlisted(built: Sequence[Built]) -> set[str]:
+    """The namespaces of generators whose artifacts cannot be listed: there, none can be missed."""
+    return {one.namespace for one in built if not one.name}
 
 
 def _is_wanted(inputs: Inputs, key: Key) -> bool:
     return not inputs.artifacts or not {key[1], "/".join(key)}.isdisjoint(inputs.artifacts)
 
 
-def _difference(built: Built, before: Mapping[Key, Directory], consumers: Consumers) -> Difference:
-    tree = before.get((built.namespace, built.name))
+def _difference(built: Built, before: Before, consumers: Consumers | LiveConsumers) -> Difference:
+    tree = before.trees.get((built.namespace, built.name))
     composition = built.composition
     about = Difference(
         namespace=built.namespace,
@@ -232,8 +219,9 @@ def _difference(built: Built, before: Mapping[Key, Directory], consumers: Consum
         before=None if tree is None else tree.digest,
         consumers=consumers.of(built.declared.key, built.name) if built.name else (),
     )
-    if composition is None:
-        return replace(about, error=str(built.error))
+    error = built.error or before.conflicts.get((built.namespace, built.name))
+    if composition is None or error is not None:
+        return replace(about, error=str(error))
     after = composition.tree
     about = replace(about, after=after.digest, state=State.NEW if tree is None else State.CHANGED)
     if about.before == about.after:
@@ -241,10 +229,11 @@ def _difference(built: Built, before: Mapping[Key, Directory], consumers: Consum
     return replace(about, changes=list(diff_trees(tree or EMPTY, after)))
 
 
-def _gone(built: Sequence[Built], before: Mapping[Key, Directory], consumers: Consumers) -> Iterator[Difference]:
+def _gone(
+    built: Sequence[Built], before: Mapping[Key, Directory], consumers: Consumers | LiveConsumers
+) -> Iterator[Difference]:
     made = {(one.namespace, one.name) for one in built}
-    # Of a generator whose artifacts cannot be listed, none can be missed.
-    unlisted = {one.namespace for one in built if not one.name}
+    unlisted = _unlisted(built)
     for key, tree in before.items():
         if key not in made and key[0] not in unlisted:
             yield Difference(
@@ -266,6 +255,15 @@ def _check_wanted(inputs: Inputs, differences: Sequence[Difference]) -> None:
     ]
     if problems and all(one.name for one in differences):
         raise SpecError(problems)
+
+
+def _tell_of_others(live: LiveArtifacts, comparison: Comparison, words: Words) -> None:
+    """Say what else matters in the cluster."""
+    for one in live.suspended():
+        words.say(Mark.WARNING, f"{one.title} is suspended: it publishes nothing until it is resumed")
+    moving = [(one.namespace, one.name) for one in comparison.differing if one.state is not State.FAILING]
+    for one, key in live.readers(moving):
+        words.say(Mark.WARNING, f"{one.title} reads {'/'.join(key)}: what it makes of it is not compared")
 
 
 def _tell(comparison: Comparison, words: Words) -> None:

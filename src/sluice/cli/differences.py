@@ -41,14 +41,29 @@ class State(StrEnum):
     FAILING = "failing"
 
 
-ROLLOUTS: Mapping[State, str] = {
-    State.CHANGED: "yes",
-    State.NEW: "yes",
-    State.UNCHANGED: "no",
-    State.FAILING: "no",
-    State.GONE: "source gone",
+class Rollout(StrEnum):
+    """What a consumer does, in the order in which it matters."""
+
+    YES = "yes"
+    SUSPENDED = "suspended"
+    SOURCE_GONE = "source gone"
+    NO = "no"
+
+
+ROLLOUTS: Mapping[State, Rollout] = {
+    State.CHANGED: Rollout.YES,
+    State.NEW: Rollout.YES,
+    State.UNCHANGED: Rollout.NO,
+    State.FAILING: Rollout.NO,
+    State.GONE: Rollout.SOURCE_GONE,
 }
 """What a consumer of such an artifact does; one that fails to build keeps its last good revision."""
+WORDS: Mapping[Rollout, str] = {
+    Rollout.YES: "Rolls out",
+    Rollout.SUSPENDED: "Suspended, rolls out when resumed",
+    Rollout.SOURCE_GONE: "Loses its source",
+    Rollout.NO: "Stays as it is",
+}
 
 
 class Difference(Struct, frozen=True, eq=False, kw_only=True):
@@ -93,10 +108,14 @@ class Comparison(Struct, frozen=True, eq=False):
     def consumers(self) -> list[tuple[Consumer, Difference]]:
         """Who deploys them, those that roll out first."""
         pairs = [(consumer, one) for one in self.differences for consumer in one.consumers]
-        order = list(dict.fromkeys(ROLLOUTS.values()))
-        return sorted(
-            pairs, key=lambda pair: (order.index(ROLLOUTS[pair[1].state]), pair[0].title, pair[0].manifest.file)
-        )
+        order = list(Rollout)
+        return sorted(pairs, key=lambda pair: (order.index(rollout(*pair)), pair[0].title, pair[0].place))
+
+
+def rollout(consumer: Consumer, one: Difference) -> Rollout:
+    """What a consumer of an artifact does."""
+    answer = ROLLOUTS[one.state]
+    return Rollout.SUSPENDED if answer is Rollout.YES and consumer.is_suspended else answer
 
 
 def render(comparison: Comparison, form: DiffFormat, *, patch: bool) -> bytes:
@@ -142,7 +161,7 @@ def _mode_note(change: Change) -> str:
 
 
 def _consumer_row(consumer: Consumer, one: Difference) -> tuple[str, ...]:
-    return consumer.kind, consumer.namespace or one.namespace, consumer.name, one.title, ROLLOUTS[one.state]
+    return consumer.kind, consumer.namespace or one.namespace, consumer.name, one.title, rollout(consumer, one)
 
 
 # --- patches ------------------------------------------------------------------------------------
@@ -264,9 +283,10 @@ def _consumer(consumer: Consumer, one: Difference) -> dict[str, Any]:
         "namespace": consumer.namespace or one.namespace,
         "name": consumer.name,
         "artifact": one.title,
-        "rollsOut": ROLLOUTS[one.state] == "yes",
+        "rollsOut": rollout(consumer, one) is Rollout.YES,
+        "suspended": consumer.is_suspended,
         "artifactState": one.state.value,
-        "file": consumer.manifest.locate("metadata.name"),
+        "file": consumer.place or None,
     }
 
 
@@ -294,12 +314,11 @@ def _cell(one: Difference) -> str:
 
 
 def _rollouts(comparison: Comparison) -> Iterator[str]:
-    titles = {"yes": "Rolls out", "source gone": "Loses its source", "no": "Stays as it is"}
-    for answer, title in titles.items():
-        names = [_code(consumer.title) for consumer, one in comparison.consumers() if ROLLOUTS[one.state] == answer]
+    for answer in Rollout:
+        names = [_code(pair[0].title) for pair in comparison.consumers() if rollout(*pair) is answer]
         if names:
             yield ""
-            yield f"{title}: {', '.join(dict.fromkeys(names))}"
+            yield f"{WORDS[answer]}: {', '.join(dict.fromkeys(names))}"
 
 
 def _details(one: Difference, patch: bool, most: int) -> list[str]:

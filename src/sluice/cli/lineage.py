@@ -135,7 +135,7 @@ async def _grow(world: World, generator: Object, words: Words) -> Branch:
 async def _consumers(world: World, namespace: str, words: Words) -> Mapping[Key, list[Object]]:
     """Who uses which artifact, in all namespaces, or as many as may be read."""
     found: defaultdict[Key, list[Object]] = defaultdict(list)
-    for objects in await asyncio.gather(*(_readable(world, kind, namespace, words) for kind in CONSUMERS)):
+    for objects in await asyncio.gather(*(_served(world, kind, namespace, words) for kind in CONSUMERS)):
         for one in objects:
             refs = one.sources if one.kind == ARTIFACT_GENERATOR.name else filter(None, [one.origin])
             for ref in refs:
@@ -144,21 +144,32 @@ async def _consumers(world: World, namespace: str, words: Words) -> Mapping[Key,
     return found
 
 
-async def _readable(world: World, kind: Kind, namespace: str, words: Words) -> list[Object]:
+async def _served(world: World, kind: Kind, namespace: str, words: Words) -> list[Object]:
     try:
-        return await world.list(kind)
+        return await readable(world, kind, [namespace], words)
     except NotServed:
         return []  # that controller is not installed
-    except ApiError as error:
-        if error.status != HTTPStatus.FORBIDDEN:
-            raise
+
+
+async def readable(world: World, kind: Kind, namespaces: Sequence[str], words: Words) -> list[Object]:
+    """The objects of all namespaces, else those of these, or as many as may be read, which is said.
+
+    Raises `NotServed` where the cluster does not know the kind.
+    """
     try:
-        found = await world.list(kind, namespace)
+        return await world.list(kind)
     except ApiError as error:
         if error.status != HTTPStatus.FORBIDDEN:
             raise
-        words.say(Mark.WARNING, f"{kind.plural} may not be read")
-        return []
+    found: list[Object] = []
+    for namespace in namespaces:
+        try:
+            found += await world.list(kind, namespace)
+        except ApiError as error:
+            if error.status != HTTPStatus.FORBIDDEN:
+                raise
+            words.say(Mark.WARNING, f"{kind.plural} may not be read")
+            return []
     words.say(Mark.WARNING, f"{kind.plural} of other namespaces may not be read")
     return found
 

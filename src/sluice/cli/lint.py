@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sluice.cache import UnpackedCache
-from sluice.cli.consumers import Consumer, Consumers, files_around
+from sluice.cli.consumers import Consumers, Written, files_around
 from sluice.cli.findings import LintFormat, Placed, Report, is_silenced, merge, render, silenced_by
 from sluice.cli.inputs import SOURCES, Inputs, SourceNotice, input_options, note_unused
 from sluice.cli.locate import Disk, Locator, parse_locations
@@ -101,7 +101,7 @@ class _Linter:
         self._texts: dict[str, list[str]] = {}
         self._found: list[Placed] = []
         self._skipped: dict[str, None] = {}
-        self._uses: dict[Use, Consumer] = {}
+        self._uses: dict[Use, Written] = {}
 
     def report(self) -> Report:
         manifests = self._read()
@@ -217,7 +217,7 @@ class _Linter:
                 self._skipped[f"{item.generator}: {source}"] = None
         return {alias: source.tree for alias, source in opened.items() if isinstance(source, Source)}
 
-    def _use(self, consumer: Consumer) -> Use:
+    def _use(self, consumer: Written) -> Use:
         path = consumer.spec.get("path")
         use = Use(consumer.title, consumer.kind == "HelmRelease", path if isinstance(path, str) else "")
         self._uses[use] = consumer

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sluice.content import describe
 from sluice.core import yaml
-from sluice.core.errors import BuildError, Code, SourceError
+from sluice.core.errors import ApiError, BuildError, Code, SourceError
 from sluice.core.spec import NAMESPACE, OBJECT_NAME
 from sluice.core.tree import Directory
 from sluice.sources import Cache, open_archive, scan_directory
@@ -26,12 +26,25 @@ OBJECTS: Final = ((KIND, ".yaml"), (f"{STATE}/externalartifacts", ".json"))
 class Published(Protocol):
     """Artifacts that are published somewhere."""
 
+    @property
+    def title(self) -> str:
+        """What the place is called."""
+        ...
+
     def keys(self) -> Sequence[Key]:
         """All of them that the generators in question may have made. Raises `SluiceError`."""
         ...
 
+    def holds(self, key: Key, tree: Directory) -> bool:
+        """Whether one of them is known, without a look at it, to hold just this."""
+        ...
+
     def tree(self, key: Key) -> Directory:
         """What one of them holds. Raises `SluiceError`."""
+        ...
+
+    def conflicts(self, keys: Collection[Key]) -> Mapping[Key, ApiError]:
+        """Those of some artifacts that could not be published there, whatever they hold, and why."""
         ...
 
 
@@ -45,11 +58,25 @@ def open_published(location: Path, cache: Cache) -> Published:
     return Trees(location)
 
 
-class Trees:
-    """What ``sluice build -d`` wrote."""
+class _Kept:
+    """What a directory has for all forms of artifacts: they are looked at, and are nobody else's."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
+
+    @property
+    def title(self) -> str:
+        return str(self._root)
+
+    def holds(self, key: Key, tree: Directory) -> bool:
+        return False
+
+    def conflicts(self, keys: Collection[Key]) -> Mapping[Key, ApiError]:
+        return {}
+
+
+class Trees(_Kept):
+    """What ``sluice build -d`` wrote."""
 
     def keys(self) -> Sequence[Key]:
         return [
@@ -63,11 +90,11 @@ class Trees:
         return scan_directory(self._root.joinpath(*key))
 
 
-class Archives:
+class Archives(_Kept):
     """What ``sluice build --archives`` wrote, or ``sluice serve`` keeps."""
 
     def __init__(self, root: Path, cache: Cache) -> None:
-        self._root = root
+        super().__init__(root)
         self._cache = cache
 
     def keys(self) -> Sequence[Key]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-import aiohttp
 import msgspec
 from msgspec import Struct
 
@@ -66,6 +65,9 @@ STATUS = msgspec.json.Decoder(Status)
 
 def describe(error: Exception) -> str:
     """What went wrong with a connection, in the system's words, without addresses."""
+    # Here, because most who import this module catch errors only, and aiohttp takes its time.
+    import aiohttp
+
     match error:
         case aiohttp.ClientConnectorCertificateError():
             reason = getattr(error.certificate_error, "verify_message", "")
