@@ -96,8 +96,9 @@ class Preview:
             **inputs,
         }
         self.summary = directory / "summary"
+        self.words = ""
 
-    def run(self, name: str, **more: str) -> dict[str, str]:
+    def run(self, name: str, code: int = 0, **more: str) -> dict[str, str]:
         output = self.directory / f"output-{name}"
         output.touch()
         files = {"GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(self.summary)}
@@ -106,7 +107,8 @@ class Preview:
             command, cwd=self.repository, env={**self.environment, **files, **more}, capture_output=True, text=True,
             check=False,
         )  # fmt: skip
-        assert ran.returncode == 0, ran.stderr
+        assert ran.returncode == code, ran.stderr
+        self.words = ran.stdout
         return dict(line.split("=", 1) for line in output.read_text().splitlines())
 
 
@@ -123,18 +125,20 @@ def test_a_preview_tells_what_a_change_moves(tmp_path: Path) -> None:
     commit(repository, {"b/x": "2", "generators/shop.yaml": GENERATOR + kept + changed + new + broken})
     preview = Preview(repository, tmp_path, MANIFESTS="generators", SOURCES="repo=.\n", BASE=base)
 
-    built = preview.run("Build")
-    compared = preview.run("Compare", RESULTS=built["results"])
+    compared = preview.run("Compare")
+    judged = preview.run("Judge", code=1, RESULTS=compared["results"])
 
-    assert built["failed"] == "true"
-    assert json.loads(compared["changed"]) == ["apps/changed", "apps/new"]
-    assert preview.summary.read_text().splitlines() == [
-        "4 of 5 artifacts move.",
+    assert json.loads(judged["changed"]) == ["apps/changed", "apps/new"]
+    assert preview.words == "::error::does not build: apps/broken (see the summary)\n"
+    missing = "copy from '@repo/nowhere/**': no files match pattern 'nowhere/**' in source 'repo'"
+    assert preview.summary.read_text().splitlines()[:9] == [
+        "**Artifacts: 4 of 5 artifacts differ: 1 changed, 1 new, 1 gone, 1 failing**",
         "",
-        "| Artifact | |",
-        "| --- | --- |",
-        "| `apps/broken` | fails: copy from '@repo/nowhere/**': no files match pattern 'nowhere/**' in source 'repo' |",
-        "| `apps/changed` | changes |",
-        "| `apps/gone` | goes |",
-        "| `apps/new` | is new |",
+        "| Artifact | State | Files |",
+        "| --- | --- | --- |",
+        "| `apps/changed` | changed | 1 modified |",
+        "| `apps/new` | new | 1 added |",
+        f"| `apps/broken` | failing | `{missing}` |",
+        "| `apps/gone` | gone | 1 removed |",
+        "",
     ]
